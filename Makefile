@@ -1,0 +1,85 @@
+# A lakehouse on real servers. `make help` lists what you can do.
+SHELL := /bin/sh
+PYTHON ?= python3
+PROFILE ?= full
+BIN := .venv/bin
+LAKEHOUSE := $(BIN)/lakehouse
+UV := .venv/tools/bin/uv
+COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help venv start stop status demo test test-unit test-integration check format docs lock clean clean-venv
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## ---- set-up
+
+venv: .venv/ready ## make the Python environment from the lock file (also after the lock changed)
+
+# uv stands in an environment of its own, because `uv pip sync` removes what the lock does not name.
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python %s.%s does not fit: use 3.11, 3.12 or 3.13, for example `make PYTHON=python3.12`" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python has no venv: install it (Debian: apt install python3-venv)"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv/tools
+	@.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $(UV)
+
+.venv/ready: $(UV) requirements/dev.txt pyproject.toml
+	@echo "Python environment: about 280 packages, 0.7 GB to download the first time"
+	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@touch .venv/ready
+
+lock: $(UV) ## resolve the dependencies anew and write the lock files
+	$(COMPILE) --extra dev -o requirements/dev.txt
+	echo uv | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/uv.txt
+	$(BIN)/python -c 'from lakehouse.settings import get_settings; from lakehouse.stack.artifacts import lock; lock(get_settings())'
+
+## ---- run
+
+start: venv ## start the servers (PROFILE=core leaves Airflow out)
+	@$(LAKEHOUSE) stack up --profile $(PROFILE)
+
+stop: venv ## stop every server that `make start` started
+	@$(LAKEHOUSE) stack down
+
+status: venv ## show each server's pid, port, memory and health
+	@$(LAKEHOUSE) stack status
+
+demo: venv ## the whole road: events from Kafka to a daily aggregate, by the real servers
+	@$(LAKEHOUSE) demo
+
+docs: venv ## make the dbt docs and serve them
+	@$(LAKEHOUSE) docs
+
+## ---- hold the quality
+
+check: venv ## lint, types, layers: everything that needs no server
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: venv ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+test: venv ## every test; starts the servers it needs and stops what it started
+	$(BIN)/pytest
+
+test-unit: venv ## the tests that need no server
+	$(BIN)/pytest -m "not integration"
+
+test-integration: venv ## the tests on the real servers
+	$(BIN)/pytest -m integration
+
+## ---- clean
+
+clean: ## stop the servers and remove their data and logs; keeps the environment and the shared cache
+	@if [ -x $(LAKEHOUSE) ]; then $(LAKEHOUSE) stack down; fi
+	rm -rf .lakehouse dbt/target dbt/logs
+
+clean-venv: ## remove the Python environment
+	rm -rf .venv

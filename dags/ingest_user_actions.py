@@ -1,0 +1,54 @@
+"""
+### Ingest user actions
+
+Moves what is new in the Kafka topic of user actions into `events.user_actions`, and what breaks the contract into
+`quarantine.user_actions`, each with its position, in one commit per table.
+
+**Upstream**: the Kafka topic `user-actions`, written by the shop's apps.
+
+**Downstream**: asset `events.user_actions`, on which the DAG `transform` runs.
+A run that finds nothing new is *skipped* and starts nothing.
+
+**Why this schedule**: every five minutes keeps the marts fresh and the data files large enough; trigger it by hand
+when somebody waits.
+One run at a time, because the position in the table lets only one ingester commit.
+No catch-up: a run reads everything since the position, so a missed one needs no replacement.
+
+**Safe to re-run?** Always. The position is committed with the rows, so a run that died is repeated exactly and a
+run that finished leaves nothing to repeat.
+
+**Triage**
+
+| what the task says | what to do |
+| --- | --- |
+| up for retry, exit 75 | a server is away; look at `lakehouse stack status`. It retries by itself. |
+| failed, exit 1, another ingester moved the position | find the second ingester and stop one of them. |
+| failed, exit 1, Kafka no longer has offsets | data is lost; the message names the range. Raise Kafka's retention. |
+| failed, exit 3 | the answer to a commit got lost; look for the run in the snapshot history before the next run. |
+| many rows in quarantine | `lakehouse quarantine list`; usually an app has changed its events. |
+"""  # noqa: D212, D415  (the first line is the heading that the UI shows)
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Asset
+from lakehouse_command import TASK_DEFAULTS, LakehouseCommand
+
+USER_ACTIONS = Asset("events.user_actions")
+
+with DAG(
+    dag_id="ingest_user_actions",
+    description="Kafka → events.user_actions and quarantine.user_actions",
+    doc_md=__doc__,
+    schedule="*/5 * * * *",
+    catchup=False,
+    max_active_runs=1,
+    tags=["ingest", "user_actions"],
+    default_args=TASK_DEFAULTS,
+):
+    LakehouseCommand(
+        task_id="ingest",
+        arguments=["ingest", "run", "--output", "json"],
+        skip_unless=["published_rows", "quarantined_rows"],
+        execution_timeout=timedelta(hours=1),
+        outlets=[USER_ACTIONS],
+    )

@@ -1,0 +1,355 @@
+"""The Iceberg catalog and its tables, the only importer of pyiceberg.
+
+`append` is where exactly-once comes from: data files and the Kafka position they bring the table to are one commit,
+and it succeeds only from the position the caller started at.
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import requests
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    OAuthError,
+    RESTError,
+    ServerError,
+    ServiceUnavailableError,
+    TableAlreadyExistsError,
+    UnauthorizedError,
+)
+from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual
+from pyiceberg.io.pyarrow import pyarrow_to_schema, schema_to_pyarrow
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table
+from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.transforms import IdentityTransform
+
+from lakehouse.errors import CommitStateUnknownError, FenceError, ServerUnavailableError, SettingsError, TerminalError
+from lakehouse.plans import Offsets
+from lakehouse.settings import Settings
+from lakehouse.tables import TableSpec
+
+POSITION = "lakehouse.position."
+RUN_ID = "lakehouse.run-id"
+
+_COMMIT_ATTEMPTS = 8
+_FIRST_WAIT_SECONDS = 0.2
+"""Doubles with each attempt: about 25 seconds in all, longer than a supervised catalog takes to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What `apply` did to one table: `created`, `changed` or `unchanged`, and the changes in words."""
+
+    table: str
+    outcome: str
+    changes: tuple[str, ...] = ()
+
+
+class Lake:
+    """The catalog of `settings`, with the environment's prefix applied to every namespace.
+
+    Raises:
+        ServerUnavailableError: the catalog does not answer.
+        SettingsError: it does not know our credentials.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._prefix = settings.prefix
+        self._uri = settings.catalog.uri
+        with self._errors():
+            self._catalog = RestCatalog(
+                settings.catalog.name,
+                **{
+                    "uri": settings.catalog.uri,
+                    "credential": f"{settings.catalog.client_id}:{settings.catalog.client_secret.get_secret_value()}",
+                    "oauth2-server-uri": f"{settings.catalog.uri}/v1/oauth/tokens",
+                    "scope": "catalog",
+                    "s3.endpoint": settings.s3.endpoint,
+                    "s3.region": settings.s3.region,
+                    "s3.access-key-id": settings.s3.access_key,
+                    "s3.secret-access-key": settings.s3.secret_key.get_secret_value(),
+                    "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
+                },
+            )
+
+    def identifier(self, spec: TableSpec) -> str:
+        """The table's full name, prefix included."""
+        return f"{self._prefix}{spec.namespace}.{spec.name}"
+
+    def load(self, spec: TableSpec) -> Table:
+        """Load a table as it is now.
+
+        Raises:
+            TerminalError: it does not exist yet.
+        """
+        with self._errors():
+            try:
+                return self._catalog.load_table(self.identifier(spec))
+            except (NoSuchTableError, NoSuchNamespaceError) as error:
+                raise TerminalError(
+                    f"table {self.identifier(spec)} does not exist: create it with `lakehouse tables apply`"
+                ) from error
+
+    def apply(self, spec: TableSpec) -> Applied:
+        """Create the table, or evolve it to the spec: new columns (as optional), docs and properties; idempotent.
+
+        Raises:
+            TerminalError: the change would lose or reinterpret data (a column's type differs).
+        """
+        name = self.identifier(spec)
+        with self._errors():
+            try:
+                table = self._catalog.load_table(name)
+            except (NoSuchTableError, NoSuchNamespaceError):
+                return self._create(spec, name)
+            return _evolve(table, spec, name)
+
+    def drop_environment(self) -> None:
+        """Drop every table, view and namespace of a prefixed environment, data included.
+
+        Raises:
+            TerminalError: the settings have no prefix, so that would be everything.
+        """
+        if not self._prefix:
+            raise TerminalError("only an environment with a prefix can be dropped whole")
+        with self._errors():
+            for namespace in self._catalog.list_namespaces():
+                if namespace[0].startswith(self._prefix):
+                    for view in self._catalog.list_views(namespace):
+                        self._catalog.drop_view(view)
+                    for table in self._catalog.list_tables(namespace):
+                        self._catalog.purge_table(table)
+                    self._catalog.drop_namespace(namespace)
+
+    def write_schema(self, table: Table, spec: TableSpec) -> pa.Schema:
+        """The Arrow schema of new data files: the table's columns with their field ids.
+
+        Raises:
+            TerminalError: the table lacks a column of the spec.
+        """
+        present = {field.name for field in table.schema().fields}
+        if lacking := [c.name for c in spec.columns if c.name not in present]:
+            raise TerminalError(
+                f"table {self.identifier(spec)} lacks {', '.join(lacking)}: bring it up to date with `lakehouse tables apply`"
+            )
+        return schema_to_pyarrow(table.schema(), include_field_ids=True)
+
+    def quarantined_offsets(self, spec: TableSpec, topic: str, since: Offsets) -> dict[int, set[int]]:
+        """Offsets at or past `since` that a quarantine table holds of a topic, per topic partition."""
+        lowest = min(since.values(), default=0)
+        with self._errors():
+            rows = (
+                self.load(spec)
+                .scan(
+                    And(EqualTo("kafka_topic", topic), GreaterThanOrEqual("kafka_offset", lowest)),
+                    selected_fields=("kafka_partition", "kafka_offset"),
+                )
+                .to_arrow()
+            )
+        found: dict[int, set[int]] = {}
+        for partition, offset in zip(rows["kafka_partition"].to_pylist(), rows["kafka_offset"].to_pylist(), strict=True):
+            if offset >= since.get(partition, 0):
+                found.setdefault(partition, set()).add(offset)
+        return found
+
+    def append(
+        self,
+        spec: TableSpec,
+        files: Sequence[str],
+        *,
+        topic: str,
+        before: Offsets,
+        after: Offsets,
+        run_id: str,
+        summary: Mapping[str, str],
+    ) -> int:
+        """Commit data files and the position after them in one step; returns the snapshot's id.
+
+        Each attempt loads the table anew, so that the fence holds on retries too:
+        a run that already landed is found by its run id, and a position that is not `before` stops us.
+
+        Args:
+            spec: the table.
+            files: paths of whole Parquet files with the table's field ids; may be none, then only the position moves.
+            topic: whose position moves.
+            before: the position this run started from.
+            after: the position it brings the table to.
+            run_id: unique to this run; makes a commit whose answer was lost recognisable.
+            summary: more entries for the snapshot's summary.
+
+        Raises:
+            FenceError: the table's position is not `before`.
+            CommitStateUnknownError: the catalog's answers were lost and it can't be asked what happened.
+            ServerUnavailableError: the catalog refused or did not answer, and surely nothing was committed.
+        """
+        sent = False
+        problem: Exception | None = None
+        for attempt in range(_COMMIT_ATTEMPTS):
+            if attempt:
+                time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+            try:
+                table = self.load(spec)
+            except ServerUnavailableError as error:
+                problem = error
+                continue
+            if (snapshot_id := _landed(table, run_id)) is not None:
+                return snapshot_id
+            if (found := position(table, topic)) != dict(before):
+                raise FenceError(
+                    f"{self.identifier(spec)} has position {found} of {topic} and this run started from {dict(before)}: "
+                    "another ingester is at work; let it finish, then run again (nothing was written twice)"
+                )
+            try:
+                return _commit_once(table, files, topic, after, {RUN_ID: run_id} | dict(summary))
+            except CommitFailedException as error:  # somebody else committed first; nothing of ours landed
+                problem = error
+            except (CommitStateUnknownException, requests.RequestException, ServerError) as error:
+                problem, sent = error, True  # it may have landed; the next attempt looks before it sends again
+        name = self.identifier(spec)
+        if sent:
+            raise CommitStateUnknownError(
+                f"commit {run_id} to {name} was sent and the catalog never said whether it landed ({problem}): "
+                "when the catalog is back, run the same command again; it finds out from the table"
+            ) from problem
+        raise ServerUnavailableError(
+            f"could not commit to {name} in {_COMMIT_ATTEMPTS} attempts ({problem}): nothing landed, run again"
+        ) from problem
+
+    def _create(self, spec: TableSpec, name: str) -> Applied:
+        try:
+            self._catalog.create_namespace(name.split(".")[0])
+        except NamespaceAlreadyExistsError:
+            pass
+        schema = _iceberg_schema(spec)
+        ids = {field.name: field.field_id for field in schema.fields}
+        try:
+            self._catalog.create_table(
+                name,
+                schema=schema,
+                partition_spec=PartitionSpec(
+                    *(
+                        PartitionField(ids[column], 1000 + index, IdentityTransform(), column)
+                        for index, column in enumerate(spec.partition_by)
+                    )
+                ),
+                sort_order=SortOrder(*(SortField(ids[column], transform=IdentityTransform()) for column in spec.sort_by)),
+                properties=spec.table_properties,
+            )
+        except TableAlreadyExistsError:  # another `tables apply` was quicker
+            return _evolve(self._catalog.load_table(name), spec, name)
+        return Applied(name, "created")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate what the catalog's client raises; the one edge where it happens."""
+        try:
+            yield
+        except (UnauthorizedError, OAuthError) as error:
+            raise SettingsError(
+                f"the catalog at {self._uri} refuses our credentials: see catalog.client_id and catalog.client_secret"
+            ) from error
+        except (requests.RequestException, ServerError, ServiceUnavailableError) as error:
+            raise ServerUnavailableError(
+                f"the catalog at {self._uri} did not answer ({error}): see `lakehouse stack status`"
+            ) from error
+        except RESTError as error:
+            raise TerminalError(f"the catalog at {self._uri} refused: {error}") from error
+
+
+def position(table: Table, topic: str) -> dict[int, int]:
+    """The next offset to read of each topic partition, as the table itself knows it; empty before the first run."""
+    text = table.properties.get(POSITION + topic, "{}")
+    return {int(partition): int(offset) for partition, offset in json.loads(text).items()}
+
+
+def offsets_text(offsets: Offsets) -> str:
+    """Offsets as they stand in properties and summaries: a JSON object, topic partitions in order."""
+    return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})
+
+
+def _landed(table: Table, run_id: str) -> int | None:
+    for snapshot in reversed(table.metadata.snapshots):
+        if snapshot.summary and snapshot.summary.additional_properties.get(RUN_ID) == run_id:
+            return snapshot.snapshot_id
+    return None
+
+
+def _commit_once(
+    table: Table, files: Sequence[str], topic: str, after: Offsets, summary: Mapping[str, str]
+) -> int:
+    # The client would retry a conflict by itself and so commit past the fence: one attempt, ours are in `append`.
+    table.metadata.properties["commit.retry.num-retries"] = "0"
+    transaction = table.transaction()
+    transaction.set_properties({POSITION + topic: offsets_text(after)})
+    if files:
+        # The names hold a fresh UUID, and looking for them in the whole table costs more with each file in it.
+        transaction.add_files(list(files), snapshot_properties=dict(summary), check_duplicate_files=False)
+    else:
+        # An empty snapshot, because only a commit with a snapshot asserts that nobody else committed meanwhile.
+        with transaction.update_snapshot(snapshot_properties=dict(summary)).fast_append():
+            pass
+    committed = transaction.commit_transaction()
+    snapshot_id = committed.metadata.current_snapshot_id
+    assert snapshot_id is not None
+    return snapshot_id
+
+
+def _iceberg_schema(spec: TableSpec) -> Schema:
+    """The spec's columns numbered from 1, nested fields after them, as Iceberg numbers them itself."""
+    nested = itertools.count(len(spec.columns) + 1)
+
+    def numbered(field: pa.Field, number: int) -> pa.Field:
+        kind = field.type
+        if pa.types.is_list(kind):
+            kind = pa.list_(numbered(kind.value_field, next(nested)))
+        elif pa.types.is_struct(kind):
+            kind = pa.struct([numbered(kind.field(index), next(nested)) for index in range(kind.num_fields)])
+        return field.with_type(kind).with_metadata({"PARQUET:field_id": str(number)} | (field.metadata or {}))
+
+    fields = [
+        numbered(pa.field(c.name, c.type, nullable=not c.required, metadata={"doc": c.doc}), index)
+        for index, c in enumerate(spec.columns, start=1)
+    ]
+    return pyarrow_to_schema(pa.schema(fields))
+
+
+def _evolve(table: Table, spec: TableSpec, name: str) -> Applied:
+    wanted = {field.name: field for field in _iceberg_schema(spec).fields}
+    present = {field.name: field for field in table.schema().fields}
+    changes: list[str] = []
+    for column, field in wanted.items():
+        found = present.get(column)
+        if found and not found.field_type.is_primitive:
+            continue
+        if found and found.field_type != field.field_type:
+            raise TerminalError(
+                f"{name}.{column} is {found.field_type} and the spec says {field.field_type}: "
+                "give the new meaning a new column; a type is never changed in place"
+            )
+    with table.transaction() as transaction:
+        with transaction.update_schema() as update:
+            for column, field in wanted.items():
+                found = present.get(column)
+                if found is None:
+                    update.add_column(column, field.field_type, doc=field.doc)  # old rows have no value for it
+                    changes.append(f"added column {column}")
+                elif found.doc != field.doc:
+                    update.update_column(column, doc=field.doc)
+                    changes.append(f"changed the description of {column}")
+        properties = {key: value for key, value in spec.table_properties.items() if key != "format-version"}
+        if differing := {key: value for key, value in properties.items() if table.properties.get(key) != value}:
+            transaction.set_properties(differing)
+            changes.extend(f"set {key}" for key in differing)
+    return Applied(name, "changed" if changes else "unchanged", tuple(changes))

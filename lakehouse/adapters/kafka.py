@@ -1,0 +1,443 @@
+"""Kafka: topics, offsets, confirmed sends and bounded reads.
+
+Every fault of the client leaves here as one of `lakehouse.errors`.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (the client's admin calls have only half their types)
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as ClientMessage
+from confluent_kafka.admin import AdminClient, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
+from confluent_kafka.cimpl import NewTopic
+
+from lakehouse.errors import LakehouseError, ServerUnavailableError, TerminalError
+from lakehouse.settings import Settings
+
+REQUEST_SECONDS: Final = 15.0
+DELIVERY_SECONDS: Final = 60.0
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+PROGRESS_SECONDS: Final = 0.2
+
+TOPIC_CONFIG: Final[Mapping[str, str]] = {
+    # The broker's clock: the plausible range of event times hangs on it, and retention would drop a message that
+    # carries its event's old date as soon as it arrives.
+    "message.timestamp.type": "LogAppendTime",
+}
+
+Headers = tuple[tuple[str, bytes], ...]
+
+_PASSING_FAULTS: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - the client's public codes of local faults start so
+        KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+_NO_SUCH_TOPIC: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+
+_client_log = logging.getLogger("lakehouse.kafka.client")
+# What matters comes as an error; the client's own warnings show up where a program sets up logging.
+_client_log.addHandler(logging.NullHandler())
+
+
+class Message(NamedTuple):
+    """What goes into a topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Received(NamedTuple):
+    """What came out of a topic; key: partition, offset."""
+
+    partition: int
+    offset: int
+    timestamp_millis: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def create_topic(settings: Settings, topic: str, partitions: int, config: Mapping[str, str] = TOPIC_CONFIG) -> bool:
+    """Create a topic unless it exists; an existing one stays as it is.
+
+    Returns:
+        Whether it was created.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: Kafka refused.
+    """
+    doing = f"create topic {topic}"
+    admin = _admin(settings)
+    request = NewTopic(topic, num_partitions=partitions, config=dict(config))
+    created = True
+    try:
+        _results(admin.create_topics([request], request_timeout=REQUEST_SECONDS))
+    except KafkaException as error:
+        if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise _translated(error, settings, doing) from error
+        created = False
+    except TimeoutError as error:
+        raise _unanswered(settings, doing) from error
+    # Kafka confirms a topic before its partitions have leaders that answer.
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while True:
+        try:
+            offsets(settings, topic)
+        except LakehouseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return created
+
+
+def delete_topic(settings: Settings, topic: str) -> bool:
+    """Delete a topic and all it holds.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: Kafka refused.
+    """
+    admin = _admin(settings)
+    doing = f"delete topic {topic}"
+    try:
+        _results(admin.delete_topics([topic], request_timeout=REQUEST_SECONDS))
+    except KafkaException as error:
+        if _code(error) in _NO_SUCH_TOPIC:
+            return False
+        raise _translated(error, settings, doing) from error
+    except TimeoutError as error:
+        raise _unanswered(settings, doing) from error
+    return True
+
+
+def delete_records(settings: Settings, topic: str) -> None:
+    """Delete all messages a topic holds, as its retention would; offsets go on from where they were.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    admin = _admin(settings)
+    doing = f"delete the messages of {topic}"
+    ends = [TopicPartition(topic, partition, end) for partition, (_, end) in offsets(settings, topic).items()]
+    try:
+        _results(admin.delete_records(ends, request_timeout=REQUEST_SECONDS))
+    except KafkaException as error:
+        raise _translated(error, settings, doing) from error
+    except TimeoutError as error:
+        raise _unanswered(settings, doing) from error
+
+
+def offsets(settings: Settings, topic: str) -> dict[int, tuple[int, int]]:
+    """Read the offsets that a topic holds.
+
+    Returns:
+        For each partition its start offset (inclusive) and end offset (exclusive).
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    admin = _admin(settings)
+    doing = f"read the offsets of {topic}"
+    partitions = [TopicPartition(topic, partition) for partition in _partitions(admin, settings, topic)]
+    bounds = list[dict[int, int]]()
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+        request: dict[TopicPartition, Any] = dict.fromkeys(partitions, spec)
+        try:
+            found = _results(admin.list_offsets(request, request_timeout=REQUEST_SECONDS))
+        except KafkaException as error:
+            raise _translated(error, settings, doing) from error
+        except TimeoutError as error:
+            raise _unanswered(settings, doing) from error
+        bounds.append({topic_partition.partition: result.offset for topic_partition, result in found.items()})
+    start_offsets, end_offsets = bounds
+    return {partition: (start_offsets[partition], end_offsets[partition]) for partition in sorted(start_offsets)}
+
+
+def send(
+    settings: Settings,
+    topic: str,
+    messages: Iterable[Message],
+    *,
+    rate: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Send messages and wait until Kafka has confirmed each one.
+
+    Kafka confirms when all in-sync replicas have a message; a retry of the client can't store it twice.
+
+    Args:
+        settings: where Kafka is.
+        topic: must exist.
+        messages: consumed once, in order; messages of one key keep their order.
+        rate: messages per second at most; None sends as fast as Kafka takes them.
+        progress: called now and then, and at the end, with the number confirmed so far.
+
+    Returns:
+        How many were confirmed: all of them.
+
+    Raises:
+        ServerUnavailableError: a message was not confirmed in time; the text says how many were.
+        TerminalError: there is no such topic, or Kafka refused a message; the text says how many were confirmed.
+    """
+    _partitions(_admin(settings), settings, topic)
+    return _Shipment(settings, topic, progress).ship(messages, rate)
+
+
+def read(settings: Settings, topic: str) -> Iterator[Received]:
+    """Read everything a topic holds at the moment of the call; later messages are left out.
+
+    Joins no consumer group and commits nothing. Messages of one partition come in order of their offsets.
+
+    Raises:
+        ServerUnavailableError: Kafka stopped answering.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    pending = {partition: end for partition, (start, end) in offsets(settings, topic).items() if start < end}
+    if not pending:
+        return
+    consumer = Consumer(
+        _client(settings)
+        | {
+            "group.id": "lakehouse-read",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
+        },
+        logger=_client_log,
+    )
+    doing = f"read {topic}"
+    try:
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in pending])
+        deadline = time.monotonic() + 2 * REQUEST_SECONDS
+        while pending:
+            batch: list[ClientMessage] = consumer.consume(10_000, timeout=0.2)
+            if batch:
+                deadline = time.monotonic() + 2 * REQUEST_SECONDS
+            elif time.monotonic() > deadline:
+                raise _unanswered(settings, doing)
+            for message in batch:
+                received = _received(message, settings, doing)
+                partition = received.partition if received else message.partition()
+                end = pending.get(partition or 0)
+                if end is None:
+                    continue
+                if received and received.offset < end:
+                    yield received
+                if received is None or received.offset >= end - 1:
+                    del pending[received.partition if received else partition or 0]
+    except KafkaException as error:
+        raise _translated(error, settings, doing) from error
+    finally:
+        consumer.close()
+
+
+class _Shipment:
+    """One call of `send`: counts confirmations, stops at the first failure."""
+
+    def __init__(self, settings: Settings, topic: str, progress: Callable[[int], None] | None) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._progress = progress
+        self._progress_due = 0.0
+        self._confirmed = 0
+        self._sent = 0
+        self._failure: KafkaError | None = None
+        self._producer = Producer(
+            _client(settings)
+            | {
+                "acks": "all",
+                "enable.idempotence": True,
+                "compression.type": "zstd",
+                "linger.ms": 20,
+                "message.max.bytes": MAX_MESSAGE_BYTES,
+                "delivery.timeout.ms": int(DELIVERY_SECONDS * 1000),
+                "queue.buffering.max.kbytes": 128 * 1024,
+            },
+            logger=_client_log,
+        )
+
+    def ship(self, messages: Iterable[Message], rate: float | None) -> int:
+        started = time.monotonic()
+        try:
+            for message in messages:
+                self._produce(message)
+                if rate is not None:
+                    self._wait_until(started + self._sent / rate)
+                elif self._sent % 500 == 0:
+                    self._poll(0)
+                if self._failure:
+                    break
+            left = self._drain()
+        except KafkaException as error:
+            self._drain()
+            raise _translated(error, self._settings, self._account()) from error
+        finally:
+            # Nothing may go out after this call has answered.
+            self._producer.purge()
+        if self._progress:
+            self._progress(self._confirmed)
+        if self._failure:
+            raise _translated(KafkaException(self._failure), self._settings, self._account())
+        if left or self._confirmed != self._sent:
+            raise _unanswered(self._settings, self._account())
+        return self._confirmed
+
+    def _produce(self, message: Message) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    value=message.value,
+                    key=message.key,
+                    headers=list(message.headers),
+                    on_delivery=self._delivered,
+                )
+            except BufferError:
+                self._poll(0.1)
+                if self._failure:
+                    return
+            else:
+                self._sent += 1
+                return
+
+    def _delivered(self, error: KafkaError | None, _: ClientMessage) -> None:
+        if error is None:
+            self._confirmed += 1
+        elif self._failure is None:
+            self._failure = error
+
+    def _wait_until(self, moment: float) -> None:
+        self._poll(0)
+        while not self._failure and (left := moment - time.monotonic()) > 0:
+            self._poll(min(left, 0.1))
+
+    def _poll(self, seconds: float) -> None:
+        self._producer.poll(seconds)
+        now = time.monotonic()
+        if self._progress and now >= self._progress_due:
+            self._progress_due = now + PROGRESS_SECONDS
+            self._progress(self._confirmed)
+
+    def _drain(self) -> int:
+        deadline = time.monotonic() + DELIVERY_SECONDS + 5
+        while len(self._producer) and time.monotonic() < deadline:
+            self._producer.flush(PROGRESS_SECONDS)
+            self._poll(0)
+        return len(self._producer)
+
+    def _account(self) -> str:
+        return f"send to {self._topic} ({self._confirmed:,} of {self._sent:,} messages sent were confirmed)"
+
+
+def _client(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "client.id": "lakehouse",
+        "socket.timeout.ms": int(REQUEST_SECONDS * 1000),
+        "log.connection.close": False,
+    }
+
+
+def _admin(settings: Settings) -> AdminClient:
+    """Make a client; the caller keeps it in a variable, because its requests die with it."""
+    return AdminClient(_client(settings), logger=_client_log)
+
+
+def _partitions(admin: AdminClient, settings: Settings, topic: str) -> list[int]:
+    doing = f"look up topic {topic}"
+    try:
+        found = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic]
+    except KafkaException as error:
+        raise _translated(error, settings, doing) from error
+    if found.error is not None:
+        raise _translated(KafkaException(found.error), settings, doing)
+    return sorted(found.partitions)
+
+
+def _results(futures: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
+    """What the futures of one admin request bring.
+
+    Raises:
+        KafkaException: one of them failed.
+        TimeoutError: one of them never came.
+    """
+    return {key: future.result(REQUEST_SECONDS + 5) for key, future in futures.items()}
+
+
+def _received(message: ClientMessage, settings: Settings, doing: str) -> Received | None:
+    """The message; None at the end of its partition."""
+    error = message.error()
+    if error is not None:
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public code
+            return None
+        raise _translated(KafkaException(error), settings, doing)
+    _, timestamp_millis = message.timestamp()
+    headers: Any = message.headers() or []
+    return Received(
+        message.partition() or 0,
+        message.offset() or 0,
+        timestamp_millis,
+        message.key(),  # pyright: ignore[reportArgumentType] - bytes, as no deserializer is set
+        message.value(),  # pyright: ignore[reportArgumentType]
+        tuple((name, value) for name, value in headers),
+    )
+
+
+def _code(error: KafkaException) -> int:
+    return error.args[0].code()
+
+
+def _translated(error: KafkaException, settings: Settings, doing: str) -> LakehouseError:
+    fault: KafkaError = error.args[0]
+    servers = settings.kafka.bootstrap_servers
+    if fault.code() in _NO_SUCH_TOPIC:
+        return TerminalError(
+            f"Kafka at {servers} could not {doing}: there is no such topic; `lakehouse produce` makes it"
+        )
+    if fault.code() in _PASSING_FAULTS:
+        return ServerUnavailableError(
+            f"Kafka at {servers} could not {doing}: {fault.str()}; see `lakehouse stack status`, then run this again"
+        )
+    return TerminalError(f"Kafka at {servers} refused to {doing}: {fault.str()} ({fault.name()})")
+
+
+def _unanswered(settings: Settings, doing: str) -> ServerUnavailableError:
+    return ServerUnavailableError(
+        f"Kafka at {settings.kafka.bootstrap_servers} gave no answer in time when asked to {doing}; "
+        "see `lakehouse stack status`, then run this again"
+    )

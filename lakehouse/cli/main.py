@@ -1,0 +1,57 @@
+"""The command `lakehouse`: every job and every server of the platform, for people and for programs."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lakehouse import __version__
+from lakehouse.cli import demo, pipeline, query, stack
+from lakehouse.cli.output import errors
+from lakehouse.errors import LakehouseError
+
+app = typer.Typer(
+    name="lakehouse",
+    help="An online shop's lakehouse: events from Kafka to daily aggregates, on real servers.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(stack.app, name="stack")
+app.add_typer(pipeline.tables_app, name="tables")
+app.add_typer(pipeline.ingest_app, name="ingest")
+app.add_typer(pipeline.transform_app, name="transform")
+app.command("produce")(pipeline.produce)
+app.command("demo")(demo.demo)
+app.command("sql")(query.sql)
+app.command("docs")(query.docs)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; the one place where an error becomes a message and an exit code.
+
+    Exit codes: 0 done, 1 somebody has to act, 2 wrong usage, 3 a commit's outcome is unknown, 75 retry later,
+    130 interrupted.
+    """
+    try:
+        app()
+    except LakehouseError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, `head` for example, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _say(message: str) -> None:
+    errors.print("error:", style="bold red", end=" ")
+    errors.print(message, markup=False)

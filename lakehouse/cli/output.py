@@ -1,0 +1,116 @@
+"""How commands speak: tables for people, JSON for programs, progress on standard error."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from threading import Lock
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress, notices and errors; standard output holds the answer alone."""
+
+answers = Console(highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How an answer is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="Write the answer as text or as one line of JSON.")]
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on one line."""
+    sys.stdout.write(json.dumps(document, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print rows as a table; numbers stand to the right."""
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) or row[index] is None for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    answers.print(table)
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size for people."""
+    return f"{size_bytes / 1e6:,.0f} MB"
+
+
+@contextmanager
+def install_progress() -> Iterator["InstallProgress"]:
+    """Show what an install fetches and builds, side by side; where nobody watches, a line at each tenth."""
+    with Progress(
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[amount]}"),
+        TimeElapsedColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    ) as bars:
+        yield InstallProgress(bars)
+
+
+class InstallProgress:
+    """The callback for `artifacts.install`; several threads call it."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
+        self._lock = Lock()
+
+    def __call__(self, step: str, done: int, total: int | None, unit: str) -> None:
+        """Show the state of one step."""
+        if unit == "bytes":
+            amount = f"{megabytes(done)} of {megabytes(total or done)}"
+        else:
+            amount = f"{done} {unit}"
+        with self._lock:
+            if step not in self._tasks:
+                self._tasks[step] = self._bars.add_task(step, total=total, amount=amount)
+            self._bars.update(self._tasks[step], completed=done, total=total, amount=amount)
+            if not errors.is_terminal:
+                tenth = done * 10 // total if total else done // 200
+                if self._tenths.get(step) != tenth:
+                    self._tenths[step] = tenth
+                    errors.print(f"  {step}: {amount}")
+
+
+@contextmanager
+def row_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar over rows with the remaining time, fed with (done, total); invisible where nobody watches."""
+    with Progress(
+        TextColumn(title),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+        transient=True,
+    ) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,122 @@
+"""The jobs of the pipeline: `lakehouse tables`, `produce`, `ingest`, `transform`."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lakehouse import ingest, produce as producing, transform
+from lakehouse.adapters.catalog import Lake
+from lakehouse.cli.output import Format, Output, answers, errors, print_json, print_table, row_progress
+from lakehouse.errors import TerminalError
+from lakehouse.settings import get_settings
+from lakehouse.stack import artifacts
+from lakehouse.tables import ALL
+
+tables_app = typer.Typer(help="The Iceberg tables.", no_args_is_help=True)
+ingest_app = typer.Typer(help="Bring Kafka's messages into the tables, each once.", no_args_is_help=True)
+transform_app = typer.Typer(help="Build the models with dbt on Trino.", no_args_is_help=True)
+
+
+@tables_app.command("apply")
+def apply(output: Output = Format.TEXT) -> None:
+    """Create the tables, or bring them up to date with their specs; a second call changes nothing.
+
+    Example: `lakehouse tables apply`
+    """
+    lake = Lake(get_settings())
+    applied = [lake.apply(spec) for spec in ALL]
+    if output is Format.JSON:
+        print_json({"tables": [{"table": a.table, "outcome": a.outcome, "changes": a.changes} for a in applied]})
+    else:
+        print_table(["table", "outcome", "changes"], [(a.table, a.outcome, ", ".join(a.changes)) for a in applied])
+
+
+@ingest_app.command("run")
+def run(output: Output = Format.TEXT) -> None:
+    """Ingest what the topic holds now, then stop; a second call finds nothing new.
+
+    Example: `lakehouse ingest run --output json`
+    """
+    settings = artifacts.with_local_spark(get_settings())
+    with row_progress("ingest") as progress:
+        result = ingest.run(settings, progress)
+    if output is Format.JSON:
+        print_json(asdict(result))
+        return
+    answers.print(
+        f"{result.published_rows:,} rows published, {result.quarantined_rows:,} quarantined "
+        f"from {result.topic} in {result.seconds:.1f} s"
+    )
+    if result.quarantined_by_reason:
+        print_table(["reason", "rows"], list(result.quarantined_by_reason.items()))
+
+
+@transform_app.command("run")
+def transform_run(
+    select: Annotated[str | None, typer.Option(help="dbt selection, for example `fct_events_daily+`.")] = None,
+    full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Build incremental models anew.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Build the models and run their tests.
+
+    Example: `lakehouse transform run --select marts`
+    """
+    result = transform.build(get_settings(), select, full_refresh, report=lambda line: errors.print(line, markup=False))
+    if output is Format.JSON:
+        print_json(asdict(result))
+    else:
+        answers.print(f"{result.models} models built, {result.tests} tests passed in {result.seconds:.1f} s")
+
+
+def produce(
+    file: Annotated[
+        Path | None, typer.Argument(help="A file of messages, one a line; without it events are generated.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Send only the lines of the file that the topic lacks.")] = False,
+    count: Annotated[int, typer.Option(min=1, help="How many events to generate.")] = 1000,
+    day: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day of the generated events, UTC [default: today].")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Messages per second at most.")] = None,
+    bad_ratio: Annotated[float, typer.Option(min=0, max=1, help="Share of messages that break the contract.")] = 0.0,
+    late_ratio: Annotated[float, typer.Option(min=0, max=1, help="Share of events from earlier days.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed and day give the same events.")] = 1,
+    output: Output = Format.TEXT,
+) -> None:
+    """Send messages to Kafka and wait until each is confirmed.
+
+    Examples:
+
+    `lakehouse produce data/sample-events.jsonl --once`
+
+    `lakehouse produce --count 100000 --rate 5000 --bad-ratio 0.01 --seed 7`
+    """
+    settings = get_settings()
+    with row_progress("produce") as bar:
+
+        def progress(done: int) -> None:
+            bar(done, None if file else count)
+
+        if file is None:
+            if once:
+                raise TerminalError("--once goes with a file: generated events are new messages each time")
+            result = producing.produce_generated(
+                settings,
+                count=count,
+                day=(day or datetime.now(UTC)).date(),
+                seed=seed,
+                rate=rate,
+                bad_ratio=bad_ratio,
+                late_ratio=late_ratio,
+                progress=progress,
+            )
+        else:
+            result = producing.produce_file(settings, file, once=once, rate=rate, progress=progress)
+    if output is Format.JSON:
+        print_json(asdict(result))
+    else:
+        there = f", {result.already_there:,} were there already" if result.already_there else ""
+        answers.print(f"{result.sent:,} messages sent to {result.topic} and confirmed{there}")

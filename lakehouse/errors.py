@@ -1,0 +1,60 @@
+"""What can go wrong with a system, and what a caller should do about it.
+
+What goes wrong with *data* is not here: a bad message becomes a row in quarantine (`lakehouse.events.Rejection`).
+
+    LakehouseError                   exit 1
+    ├── TransientError               exit 75: the same input may work later, so retry it
+    │   └── ServerUnavailableError   a server did not answer or answered with a passing fault
+    ├── TerminalError                exit 1: a retry gives the same answer, so a person has to act
+    │   ├── SettingsError            a setting is missing or wrong
+    │   ├── StackError               the local stack can't start, and says why
+    │   ├── FenceError               another ingester moved the position
+    │   └── DataLossError            Kafka no longer has offsets that the table still needs
+    └── CommitStateUnknownError      exit 3: look in the snapshot history before anything else
+
+A message says what happened, where, and what to do next. It never holds a secret.
+"""
+
+from typing import ClassVar
+
+
+class LakehouseError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class TransientError(LakehouseError):
+    """The same call may succeed later; callers retry it unchanged."""
+
+    exit_code: ClassVar[int] = 75
+
+
+class ServerUnavailableError(TransientError):
+    """A server could not be reached, or answered with a fault that passes by itself."""
+
+
+class TerminalError(LakehouseError):
+    """The same call fails again until somebody changes something."""
+
+
+class SettingsError(TerminalError):
+    """A setting is missing or does not fit its type."""
+
+
+class StackError(TerminalError):
+    """The local stack can't do what was asked; nothing was changed beyond what the message says."""
+
+
+class FenceError(TerminalError):
+    """The position in the table is no longer the one this run started from: another ingester is alive."""
+
+
+class DataLossError(TerminalError):
+    """Kafka no longer holds offsets that the table has not read; the message names the lost range."""
+
+
+class CommitStateUnknownError(LakehouseError):
+    """A commit was sent and its answer never came; it may or may not have landed."""
+
+    exit_code: ClassVar[int] = 3

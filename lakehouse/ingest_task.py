@@ -1,0 +1,144 @@
+"""What one Spark task of an ingest does: decode the messages it gets and write them as data files.
+
+A task commits nothing. It tells the driver which files it wrote and what it counted; a task that Spark runs twice
+writes files under other names, and the driver names only those of the attempt that ended well.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+from pyarrow import fs, parquet
+
+from lakehouse.adapters import s3
+from lakehouse.settings import S3Settings
+from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.transforms import decode_batch, split_by_date
+
+REPORT = pa.schema(
+    [
+        pa.field("table", pa.string()),  # `events.user_actions` or `quarantine.user_actions`
+        pa.field("file", pa.string()),  # a file of that table with `rows` rows; null in a row that only counts
+        pa.field("topic_partition", pa.int32()),
+        pa.field("reason", pa.string()),
+        pa.field("rows", pa.int64()),
+    ]
+)
+_UNIQUE = {"user_id", "kafka_offset", "kafka_timestamp", "event_datetime", "raw"}  # a dictionary of them only costs
+
+REPORT_DDL = "table string, file string, topic_partition int, reason string, rows long"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where rows of one table go: its location and the Arrow schema with its field ids."""
+
+    location: str
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class IngestTask:
+    """What every task of a run is told; sent to the executors.
+
+    Attributes:
+        quarantined: offsets per topic partition that a killed run already put into quarantine.
+    """
+
+    run_id: str
+    ingested_at: datetime
+    s3: S3Settings
+    events: Target
+    quarantine: Target
+    quarantined: Mapping[int, frozenset[int]]
+    rows_per_file: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Write the batches of one task; yields rows of `REPORT`."""
+        store = s3.filesystem(self.s3)
+        report = _Report()
+        events = _Writer(self, USER_ACTIONS, self.events, store, report)
+        quarantine = _Writer(self, USER_ACTIONS_QUARANTINE, self.quarantine, store, report)
+        for batch in batches:
+            decoded = decode_batch(self._without_quarantined(batch), self.ingested_at)
+            events.add(decoded.events)
+            quarantine.add(decoded.quarantine)
+        events.flush()
+        quarantine.flush()
+        yield from report.batches()
+
+    def _without_quarantined(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self.quarantined:
+            return batch
+        partitions, offsets = batch.column("partition").to_pylist(), batch.column("offset").to_pylist()
+        keep = [o not in self.quarantined.get(p, ()) for p, o in zip(partitions, offsets, strict=True)]
+        return batch.filter(pa.array(keep, pa.bool_()))
+
+
+class _Report:
+    def __init__(self) -> None:
+        self._files: list[tuple[str, str, int]] = []
+        self._counts: Counter[tuple[str, int, str | None]] = Counter()
+
+    def file(self, spec: TableSpec, path: str, rows: int) -> None:
+        self._files.append((spec.identifier, path, rows))
+
+    def count(self, spec: TableSpec, rows: pa.Table) -> None:
+        keys = ["kafka_partition"] + (["reason"] if "reason" in rows.column_names else [])
+        for group in rows.group_by(keys).aggregate([([], "count_all")]).to_pylist():
+            self._counts[spec.identifier, group["kafka_partition"], group.get("reason")] += group["count_all"]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        rows = [{"table": table, "file": path, "rows": rows} for table, path, rows in self._files]
+        rows += [
+            {"table": table, "topic_partition": partition, "reason": reason, "rows": rows}
+            for (table, partition, reason), rows in self._counts.items()
+        ]
+        yield pa.RecordBatch.from_pylist(rows, schema=REPORT)
+
+
+class _Writer:
+    """Collects rows of one table and writes them as one sorted file a table partition."""
+
+    def __init__(self, task: IngestTask, spec: TableSpec, target: Target, store: fs.FileSystem, report: _Report) -> None:
+        self._task, self._spec, self._target, self._store, self._report = task, spec, target, store, report
+        self._held: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._report.count(self._spec, rows)
+            self._held.append(rows)
+            if sum(table.num_rows for table in self._held) >= self._task.rows_per_file:
+                self.flush()
+
+    def flush(self) -> None:
+        if not self._held:
+            return
+        (partition,) = self._spec.partition_by
+        order = [(column, "ascending") for column in (partition, *self._spec.sort_by)]
+        held, self._held = pa.concat_tables(self._held).sort_by(order), []
+        for day, rows in split_by_date(held, partition):
+            location = f"{self._target.location}/data/{partition}={day.isoformat()}"
+            path = f"{location}/{self._task.run_id}-{uuid.uuid4().hex}.parquet"
+            with self._store.open_output_stream(s3.key_of(path)) as stream:
+                parquet.write_table(
+                    _conform(rows, self._target.schema),
+                    stream,
+                    compression="zstd",
+                    use_dictionary=[c for c in rows.column_names if c not in _UNIQUE],
+                    store_schema=False,
+                )
+            self._report.file(self._spec, path, rows.num_rows)
+
+
+def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Bring rows to the table's own columns; a column that only the table has stays empty."""
+    columns = [
+        rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+

@@ -1,0 +1,172 @@
+"""Every setting of the platform, and the only reader of the environment.
+
+One schema serves the local stack, compose and Kubernetes; only the values differ.
+A setting `kafka.bootstrap_servers` is read from `LAKEHOUSE_KAFKA__BOOTSTRAP_SERVERS`.
+On one machine the secrets come from `<home>/credentials.env`, which `lakehouse stack up` generates with mode 0600;
+the environment wins over that file.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSettingError
+
+from lakehouse.errors import SettingsError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+NO_SECRET = SecretStr("")
+
+
+class KafkaSettings(BaseModel):
+    """Where events come from."""
+
+    bootstrap_servers: str = Field("127.0.0.1:19092", description="Kafka brokers, `host:port[,host:port]`.")
+    user_actions_topic: str = Field("user-actions", description="Topic with one user action per message.")
+    user_actions_partitions: int = Field(4, gt=0, description="Partitions the topic gets when `produce` creates it.")
+
+
+class S3Settings(BaseModel):
+    """The object store that holds the warehouse."""
+
+    endpoint: str = Field("http://127.0.0.1:19000", description="S3 endpoint.")
+    region: str = Field("us-east-1", description="S3 region.")
+    access_key: str = Field("lakehouse", description="Access key of the pipeline's user.")
+    secret_key: SecretStr = Field(NO_SECRET, description="Secret key of the pipeline's user.")
+    warehouse_bucket: str = Field("warehouse", description="Bucket of the Iceberg tables.")
+
+
+class CatalogSettings(BaseModel):
+    """The Iceberg REST catalog."""
+
+    uri: str = Field("http://127.0.0.1:18181", description="REST catalog address.")
+    name: str = Field("lake", description="Name of the catalog in Spark and Trino.")
+    client_id: str = Field("lakehouse", description="OAuth2 client id.")
+    client_secret: SecretStr = Field(NO_SECRET, description="OAuth2 client secret.")
+
+
+class PostgresSettings(BaseModel):
+    """The PostgreSQL server; databases `lakehouse` (ours), `catalog` and `airflow` live in it."""
+
+    host: str = Field("127.0.0.1", description="PostgreSQL host.")
+    port: int = Field(15432, description="PostgreSQL port.")
+    user: str = Field("lakehouse", description="User of the pipeline.")
+    password: SecretStr = Field(NO_SECRET, description="Password of that user.")
+    database: str = Field("lakehouse", description="Database of the pipeline.")
+
+
+class TrinoSettings(BaseModel):
+    """The SQL engine."""
+
+    host: str = Field("127.0.0.1", description="Trino host.")
+    port: int = Field(18080, description="Trino HTTP port.")
+    user: str = Field("lakehouse", description="User that queries run as.")
+
+
+class AirflowSettings(BaseModel):
+    """Airflow's API server; the defaults are the login of the local stack only."""
+
+    url: str = Field("http://127.0.0.1:18088", description="Airflow API server and UI.")
+    user: str = Field("airflow", description="UI and API user.")
+    password: SecretStr = Field(SecretStr("airflow"), description="Password of that user.")
+
+
+class SparkSettings(BaseModel):
+    """How Spark runs the ingest tasks."""
+
+    master: str = Field("local[*,3]", description="Spark master: `local[*,3]`, `spark://…` or `k8s://…`.")
+    driver_memory: str = Field("1g", description="Heap of the driver.")
+    jars_directory: Path | None = Field(None, description="Jars Spark needs; unset: those of the local stack, if any.")
+    java_home: Path | None = Field(None, description="Java for Spark; unset: that of the local stack, if any.")
+
+
+class IngestSettings(BaseModel):
+    """How much one ingest run takes on."""
+
+    rows_per_task: int = Field(250_000, gt=0, description="Offsets one Spark task reads at most, in rows.")
+    rows_per_run: int = Field(20_000_000, gt=0, description="Offsets one run commits at most, in rows.")
+    rows_per_file: int = Field(1_000_000, gt=0, description="Rows of one data file at most.")
+
+
+class StackSettings(BaseModel):
+    """Secrets of the servers on one machine; generated, used by `lakehouse stack` alone."""
+
+    s3_root_password: SecretStr = Field(NO_SECRET, description="Root secret of MinIO.")
+    postgres_superuser_password: SecretStr = Field(NO_SECRET, description="Password of PostgreSQL's superuser.")
+    airflow_jwt_secret: SecretStr = Field(NO_SECRET, description="Secret that Airflow's parts sign tokens with.")
+    airflow_secret_key: SecretStr = Field(NO_SECRET, description="Session secret of Airflow's UI.")
+    airflow_fernet_key: SecretStr = Field(NO_SECRET, description="Key that encrypts Airflow's Connections.")
+    trino_shared_secret: SecretStr = Field(NO_SECRET, description="Secret for Trino's internal communication.")
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lakehouse"
+
+
+class Settings(BaseSettings):
+    """All settings; see `get_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LAKEHOUSE_", env_nested_delimiter="__", extra="ignore", hide_input_in_errors=True
+    )
+
+    home: Path = Field(PROJECT_ROOT / ".lakehouse", description="State of the local stack: data, logs, credentials.")
+    cache: Path = Field(
+        default_factory=_default_cache, description="Downloaded and built servers, shared by every clone."
+    )
+    java_home: Path | None = Field(None, description="Java 17 or newer to use instead of the bundled one.")
+    ca_bundle: Path | None = Field(
+        default_factory=lambda: Path(value) if (value := os.environ.get("SSL_CERT_FILE")) else None,
+        description="PEM file with extra certificate authorities for downloads (default: `SSL_CERT_FILE`).",
+    )
+    prefix: str = Field(
+        "",
+        pattern=r"^([a-z][a-z0-9_]*_)?$",
+        description="Put before every topic and namespace, so that several environments share one set of servers.",
+    )
+
+    kafka: KafkaSettings = KafkaSettings()  # pyright: ignore[reportCallIssue]
+    s3: S3Settings = S3Settings()  # pyright: ignore[reportCallIssue]
+    catalog: CatalogSettings = CatalogSettings()  # pyright: ignore[reportCallIssue]
+    postgres: PostgresSettings = PostgresSettings()  # pyright: ignore[reportCallIssue]
+    trino: TrinoSettings = TrinoSettings()  # pyright: ignore[reportCallIssue]
+    airflow: AirflowSettings = AirflowSettings()  # pyright: ignore[reportCallIssue]
+    spark: SparkSettings = SparkSettings()  # pyright: ignore[reportCallIssue]
+    ingest: IngestSettings = IngestSettings()  # pyright: ignore[reportCallIssue]
+    stack: StackSettings = StackSettings()  # pyright: ignore[reportCallIssue]
+
+    @property
+    def credentials_file(self) -> Path:
+        """The generated secrets of this machine's stack, mode 0600."""
+        return self.home / "credentials.env"
+
+    @property
+    def user_actions_topic(self) -> str:
+        """Topic of the user actions, prefix included."""
+        return f"{self.prefix}{self.kafka.user_actions_topic}"
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and this machine's credentials file.
+
+    Raises:
+        SettingsError: a value does not fit; the message names each setting.
+    """
+    try:
+        home = Settings().home  # the file with the secrets lies in the home that the environment names
+        return Settings(_env_file=home / "credentials.env")  # pyright: ignore[reportCallIssue]
+    except UnreadableSettingError as error:
+        raise SettingsError(f"{error}: a group's settings are set one by one, as LAKEHOUSE_KAFKA__…") from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SettingsError(
+            "these settings don't fit (environment LAKEHOUSE_… or credentials.env): " + "; ".join(lines)
+        ) from None
+
+
+@functools.cache
+def get_settings() -> Settings:
+    """The settings of this program run, read once."""
+    return load_settings()

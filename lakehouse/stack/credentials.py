@@ -1,0 +1,54 @@
+"""The secrets of the local stack: generated at the first start, kept in one file that only its owner reads."""
+
+import os
+import secrets
+from base64 import urlsafe_b64encode
+
+from lakehouse.errors import StackError
+from lakehouse.settings import Settings
+
+_GENERATED = (
+    "LAKEHOUSE_S3__SECRET_KEY",
+    "LAKEHOUSE_CATALOG__CLIENT_SECRET",
+    "LAKEHOUSE_POSTGRES__PASSWORD",
+    "LAKEHOUSE_STACK__S3_ROOT_PASSWORD",
+    "LAKEHOUSE_STACK__POSTGRES_SUPERUSER_PASSWORD",
+    "LAKEHOUSE_STACK__AIRFLOW_JWT_SECRET",
+    "LAKEHOUSE_STACK__AIRFLOW_SECRET_KEY",
+    "LAKEHOUSE_STACK__AIRFLOW_FERNET_KEY",
+    "LAKEHOUSE_STACK__TRINO_SHARED_SECRET",
+)
+
+
+def ensure(settings: Settings) -> bool:
+    """Generate the secrets that the file lacks; returns whether it wrote any, after which settings must be read anew.
+
+    Raises:
+        StackError: data of an earlier stack is there and its secrets are not, so nothing could open it.
+    """
+    path = settings.credentials_file
+    if path.exists():
+        path.chmod(0o600)
+    elif (settings.home / "data").exists():
+        raise StackError(
+            f"{settings.home / 'data'} holds a stack's data but {path} with its secrets is gone: "
+            "put that file back, or start afresh with `make clean`"
+        )
+    present = path.read_text() if path.exists() else ""
+    known = {line.partition("=")[0] for line in present.splitlines()}
+    lines = [f"{name}={_secret(name)}" for name in _GENERATED if name not in known]
+    if not lines:
+        return False
+    settings.home.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(present + "".join(f"{line}\n" for line in lines))
+    draft.replace(path)
+    return True
+
+
+def _secret(name: str) -> str:
+    if name.endswith("FERNET_KEY"):
+        return urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return secrets.token_urlsafe(24)

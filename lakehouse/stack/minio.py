@@ -1,0 +1,87 @@
+"""MinIO: the object store of the local stack. All other code speaks plain S3 to it."""
+
+import json
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio, MinioAdmin
+from minio.credentials import StaticProvider
+
+from lakehouse.settings import Settings
+from lakehouse.stack import artifacts
+from lakehouse.stack.server import Server
+
+ROOT_USER = "lakehouse-root"
+POLICY = "lakehouse-pipeline"
+
+
+def server(settings: Settings) -> Server:
+    """Describe the MinIO server with the warehouse bucket and the pipeline's user."""
+    endpoint = urlsplit(settings.s3.endpoint)
+    port = endpoint.port or 80
+    console = port + 1
+    data = settings.home / "data" / "minio"
+    return Server(
+        name="minio",
+        profile="core",
+        version=artifacts.MINIO_VERSION.split("-")[1],
+        port=port,
+        more_ports=(console,),
+        url=f"http://{endpoint.hostname}:{console}",
+        command=(
+            str(artifacts.minio(settings)),
+            "server",
+            str(data),
+            f"--address={endpoint.hostname}:{port}",
+            f"--console-address={endpoint.hostname}:{console}",
+            "--quiet",
+        ),
+        environment={
+            "MINIO_ROOT_USER": ROOT_USER,
+            "MINIO_ROOT_PASSWORD": settings.stack.s3_root_password.get_secret_value(),
+            "MINIO_REGION": settings.s3.region,
+            "MINIO_UPDATE": "off",
+            "GOMEMLIMIT": "400MiB",
+        },
+        prepare=lambda: data.mkdir(parents=True, exist_ok=True),
+        probe=lambda: _probe(settings),
+        settle=lambda: _create_bucket_and_user(settings),
+        start_seconds=60,
+        memory_bytes=300_000_000,
+    )
+
+
+def _pool() -> urllib3.PoolManager:
+    return urllib3.PoolManager(timeout=urllib3.Timeout(5), retries=False)
+
+
+def _root(settings: Settings) -> StaticProvider:
+    return StaticProvider(ROOT_USER, settings.stack.s3_root_password.get_secret_value())
+
+
+def _client(settings: Settings) -> Minio:
+    address = urlsplit(settings.s3.endpoint).netloc
+    return Minio(address, credentials=_root(settings), secure=False, region=settings.s3.region, http_client=_pool())
+
+
+def _probe(settings: Settings) -> None:
+    _client(settings).list_buckets()
+
+
+def _create_bucket_and_user(settings: Settings) -> None:
+    bucket = settings.s3.warehouse_bucket
+    client = _client(settings)
+    if not client.bucket_exists(bucket):
+        client.make_bucket(bucket)
+    address = urlsplit(settings.s3.endpoint).netloc
+    admin = MinioAdmin(endpoint=address, credentials=_root(settings), secure=False, http_client=_pool())
+    allowed = {
+        "Effect": "Allow",
+        "Action": ["s3:*"],
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }
+    admin.policy_add(POLICY, policy={"Version": "2012-10-17", "Statement": [allowed]})
+    admin.user_add(settings.s3.access_key, settings.s3.secret_key.get_secret_value())
+    attached = json.loads(admin.user_info(settings.s3.access_key)).get("policyName", "")
+    if POLICY not in attached.split(","):
+        admin.policy_set(POLICY, user=settings.s3.access_key)

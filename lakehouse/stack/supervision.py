@@ -1,0 +1,171 @@
+"""Talks to supervisord, which restarts the servers of one stack and rotates their logs.
+
+One stack is one home directory. Every process of it carries that path in its environment (`launch.MARK`), so that
+`down` finds what a killed supervisor left behind, and never touches a process that is not ours.
+"""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from lakehouse.errors import StackError
+from lakehouse.settings import Settings
+from lakehouse.stack.launch import MARK
+from lakehouse.stack.server import Server
+
+_SECONDS_TO_DIE = 10
+
+
+class Supervision:
+    """The supervisor of the stack in `settings.home`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._home = settings.home
+        self._configuration = settings.home / "conf" / "supervisord.conf"
+        # A socket's path has at most about 100 characters, which a deep work tree would pass.
+        key = hashlib.sha256(str(settings.home).encode()).hexdigest()[:12]
+        self._run = Path(tempfile.gettempdir()) / f"lakehouse-{os.getuid()}-{key}"
+
+    def log_path(self, name: str) -> Path:
+        """Where the output of a server goes."""
+        return self._home / "logs" / f"{name}.log"
+
+    def start(self, servers: Iterable[Server]) -> None:
+        """Have a supervisor that knows these servers; one that already runs with them stays."""
+        text = self._render(servers)
+        if self.is_running():
+            if self._configuration.read_text() == text:
+                return
+            self.stop()
+        self.end_leftovers()
+        for directory in (self._home / "logs", self._configuration.parent, self._run):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._run.stat().st_uid != os.getuid():
+            raise StackError(f"{self._run} belongs to somebody else: remove it, or set TMPDIR to a directory of yours")
+        self._configuration.write_text(text)
+        command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(self._configuration)]
+        environment = dict(os.environ) | {MARK: str(self._home), "LAKEHOUSE_HOME": str(self._home)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + _SECONDS_TO_DIE
+        while not self.is_running():
+            if done.returncode or time.monotonic() > deadline:
+                log = self.log_path("supervisord")
+                raise StackError(f"the supervisor did not start: {(done.stdout + done.stderr).strip()} (log: {log})")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End the supervisor and, through it, its servers."""
+        try:
+            pid = cast(int, self._rpc().getPID())
+            self._rpc().shutdown()
+        except (OSError, xmlrpc.client.Error):
+            return
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            psutil.Process(pid).wait(timeout=60)
+
+    def end_leftovers(self) -> list[int]:
+        """End processes that carry this stack's mark and no supervisor; returns their pids."""
+        ours = self._marked()
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(ours, timeout=_SECONDS_TO_DIE)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=_SECONDS_TO_DIE)
+        return [process.pid for process in ours]
+
+    def is_running(self) -> bool:
+        """Whether the supervisor answers."""
+        try:
+            return self._rpc().getState()["statename"] == "RUNNING"
+        except (OSError, xmlrpc.client.Error):
+            return False
+
+    def states(self) -> dict[str, tuple[str, int | None]]:
+        """(state, pid) of each server the supervisor knows; empty without a supervisor."""
+        try:
+            rows = cast(list[dict[str, Any]], self._rpc().getAllProcessInfo())
+        except (OSError, xmlrpc.client.Error):
+            return {}
+        return {row["name"]: (row["statename"], row["pid"] or None) for row in rows}
+
+    def start_server(self, name: str) -> None:
+        """Ask for a server to run; returns at once."""
+        with contextlib.suppress(xmlrpc.client.Fault):  # it runs already
+            self._rpc().startProcess(name, False)
+
+    def stop_server(self, name: str) -> None:
+        """Stop a server and wait until it has ended."""
+        with contextlib.suppress(xmlrpc.client.Fault, OSError):  # it does not run
+            self._rpc().stopProcess(name, True)
+
+    def _rpc(self) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._run / 'supervisor.sock'}")
+        return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
+
+    def _marked(self) -> list[psutil.Process]:
+        mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in mine and process.environ().get(MARK) == str(self._home):
+                    found.append(process)
+        return found
+
+    def _render(self, servers: Iterable[Server]) -> str:
+        def quoted(value: object) -> str:
+            return str(value).replace("%", "%%")
+
+        sections = [
+            f"""\
+[supervisord]
+logfile={quoted(self.log_path("supervisord"))}
+logfile_maxbytes=5MB
+logfile_backups=1
+pidfile={quoted(self._run / "supervisord.pid")}
+directory={quoted(self._home)}
+umask=077
+minfds=4096
+
+[unix_http_server]
+file={quoted(self._run / "supervisor.sock")}
+chmod=0600
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+        ]
+        for server in servers:
+            log = self.log_path(server.name)
+            sections.append(
+                f"""\
+[program:{server.name}]
+command="{quoted(sys.executable)}" -m lakehouse.stack.launch {server.name}
+autostart=false
+autorestart=true
+startsecs=3
+startretries=5
+stopsignal={server.stop_signal}
+stopwaitsecs={server.stop_seconds}
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={quoted(log)}
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+"""
+            )
+        return "\n".join(sections)

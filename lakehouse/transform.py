@@ -1,0 +1,237 @@
+"""Build the models: run dbt on Trino, and say what came of it.
+
+dbt runs as a process of its own with an environment made from the settings alone,
+so nothing of the caller's (a proxy, another certificate bundle, another profile) reaches it.
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lakehouse.adapters import trino
+from lakehouse.errors import TerminalError, TransientError
+from lakehouse.settings import PROJECT_ROOT, Settings
+
+PROJECT = PROJECT_ROOT / "dbt"
+_NAMED = 5
+_TEST_TYPES = frozenset({"test", "unit_test"})
+_TRINO_ERROR = re.compile(r"type=(\w+), name=(\w+)")
+_UNREACHABLE = re.compile(
+    r"Failed to establish a new connection|Connection refused|Connection reset|Connection aborted|timed out"
+    r"|Remote end closed connection|error 50[234]:|server is starting up",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A model or test that failed.
+
+    Attributes:
+        name: as in the dbt project.
+        resource_type: `model`, `test`, `unit_test`, …
+        message: the first lines of dbt's answer.
+    """
+
+    name: str
+    resource_type: str
+    message: str
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same build may succeed when it runs again."""
+        return is_passing_fault(self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What one dbt run did.
+
+    Attributes:
+        models: models built, skipped or failed.
+        tests: data and unit tests run, skipped or failed.
+        passed: models and tests that succeeded.
+        skipped: models and tests left out because what they stand on failed.
+        failed: the others.
+        seconds: wall time.
+    """
+
+    models: int
+    tests: int
+    passed: int
+    skipped: int
+    failed: tuple[Failure, ...]
+    seconds: float
+
+
+def build(
+    settings: Settings,
+    select: str | None = None,
+    full_refresh: bool = False,
+    *,
+    unit_tests: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> BuildResult:
+    """Build models and run their tests, each model's before anything that reads it.
+
+    Building again is safe at any time: a model rebuilds whole days in one commit, and equal rows are not written.
+
+    Args:
+        settings: where Trino is.
+        select: dbt's node selection (`staging`, `fct_events_daily+`, …); everything when None.
+        full_refresh: rebuild incremental models from all events.
+        unit_tests: run dbt's unit tests too; they test the project, not the data.
+        report: called with each line dbt prints.
+
+    Raises:
+        TransientError: Trino or what it stands on could not be reached, or another build is running; nothing is half
+            built, so run it again.
+        TerminalError: a model or a test failed; the message names each.
+    """
+    arguments = ["build"]
+    arguments += ["--select", *select.split()] if select else []
+    arguments += ["--full-refresh"] if full_refresh else []
+    arguments += [] if unit_tests else ["--exclude-resource-type", "unit_test"]
+    return _run(settings, arguments, report)
+
+
+def generate_docs(settings: Settings) -> Path:
+    """Write the documentation of all models with their lineage as one page, and return its path.
+
+    Raises:
+        TransientError: Trino could not be reached.
+        TerminalError: dbt could not read the project.
+    """
+    _run(settings, ["docs", "generate", "--static"], None)
+    return target_directory(settings) / "static_index.html"
+
+
+def target_directory(settings: Settings) -> Path:
+    """Where dbt writes what it compiled and its results."""
+    return settings.home / "dbt" / (settings.prefix.rstrip("_") or "main")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that dbt, its profile and its models read."""
+    target = target_directory(settings)
+    return {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "HOME": str(target),
+        "DBT_PROJECT_DIR": str(PROJECT),
+        "DBT_PROFILES_DIR": str(PROJECT),
+        "DBT_TARGET_PATH": str(target),
+        "DBT_LOG_PATH": str(target / "logs"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DBT_USE_COLORS": "false",
+        "DBT_VERSION_CHECK": "false",
+        "DBT_WARN_ERROR": "true",
+        "LAKEHOUSE_PREFIX": settings.prefix,
+        "LAKEHOUSE_CATALOG__NAME": settings.catalog.name,
+        "LAKEHOUSE_TRINO__HOST": settings.trino.host,
+        "LAKEHOUSE_TRINO__PORT": str(settings.trino.port),
+        "LAKEHOUSE_TRINO__USER": settings.trino.user,
+    }
+
+
+def read_result(run_results: Mapping[str, Any]) -> BuildResult:
+    """Read dbt's `run_results.json`.
+
+    Source: dbt's artifact schema `run-results/v6`.
+    """
+    counted: dict[str, int] = {"model": 0, "test": 0}
+    statuses: dict[str, int] = {}
+    failed: list[Failure] = []
+    for node in run_results["results"]:
+        resource_type, _, name, *_ = node["unique_id"].split(".")
+        kind = "test" if resource_type in _TEST_TYPES else resource_type
+        if kind not in counted:
+            continue
+        counted[kind] += 1
+        status: str = node["status"]
+        status = {"success": "pass", "warn": "pass"}.get(status, status)
+        statuses[status] = statuses.get(status, 0) + 1
+        if status not in {"pass", "skipped"}:
+            told: str = node.get("message") or status
+            message = _shorten(told)
+            failed.append(Failure(name=name, resource_type=resource_type, message=message))
+    return BuildResult(
+        models=counted["model"],
+        tests=counted["test"],
+        passed=statuses.get("pass", 0),
+        skipped=statuses.get("skipped", 0),
+        failed=tuple(failed),
+        seconds=round(run_results["elapsed_time"], 1),
+    )
+
+
+def is_passing_fault(message: str) -> bool:
+    """Say whether dbt's message tells of a fault that may be gone when the same build runs again."""
+    if named := _TRINO_ERROR.search(message):
+        return trino.is_passing(*named.groups())
+    return _UNREACHABLE.search(message) is not None
+
+
+def describe(failed: Sequence[Failure]) -> str:
+    """Name each failure in one message."""
+    named = [f"{failure.resource_type} {failure.name}: {failure.message}" for failure in failed[:_NAMED]]
+    more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+    return f"dbt: {len(failed)} failed; " + "; ".join(named + more)
+
+
+def _shorten(text: str) -> str:
+    return textwrap.shorten(text, 300, placeholder=" …")
+
+
+def _run(settings: Settings, arguments: Sequence[str], report: Callable[[str], None] | None) -> BuildResult:
+    target = target_directory(settings)
+    target.mkdir(parents=True, exist_ok=True)
+    results = target / "run_results.json"
+    with only_one(target):
+        results.unlink(missing_ok=True)
+        output: deque[str] = deque(maxlen=50)
+        with subprocess.Popen(
+            [str(Path(sys.executable).with_name("dbt")), *arguments],
+            cwd=PROJECT,
+            env=environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            for line in process.stdout or ():
+                output.append(line.rstrip())
+                if report is not None and not line.startswith("INFO:trino."):
+                    report(line.rstrip())
+        if results.exists():
+            result = read_result(orjson.loads(results.read_bytes()))
+            if result.failed:
+                error = TransientError if all(failure.is_passing for failure in result.failed) else TerminalError
+                raise error(describe(result.failed))
+            if process.returncode == 0:
+                return result
+    told = "\n".join(output)
+    error = TransientError if is_passing_fault(told) else TerminalError
+    cause = _shorten(told.rpartition("[ERROR]:")[2])
+    raise error(f"dbt {arguments[0]} failed (exit {process.returncode}, log in {target / 'logs'}): {cause}")
+
+
+@contextmanager
+def only_one(target: Path) -> Generator[None]:
+    """Hold the lock of a target directory: two builds would drop each other's temporary tables."""
+    with (target / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TransientError(f"another dbt build is running (it holds {lock.name}): wait for it") from None
+        yield

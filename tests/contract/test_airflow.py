@@ -1,0 +1,103 @@
+"""The client of Airflow's REST API, against the real servers."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from lakehouse.adapters.airflow import Airflow, Run, Task
+from lakehouse.errors import ServerUnavailableError, SettingsError, TerminalError
+from lakehouse.settings import get_settings
+
+pytestmark = pytest.mark.integration
+
+DAG_ID = "ingest_user_actions"
+
+
+@pytest.fixture(scope="module")
+def airflow() -> Iterator[Airflow]:
+    with Airflow(get_settings().airflow) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def finished(airflow: Airflow) -> Run:
+    """A run that has finished; how, depends on what is in Kafka."""
+    run_id = f"contract-{uuid.uuid4()}"
+    airflow.trigger(DAG_ID, run_id)
+    return airflow.wait(DAG_ID, run_id, timeout_seconds=600)
+
+
+def test_every_part_is_healthy(airflow: Airflow) -> None:
+    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    assert airflow.health() == dict.fromkeys(parts, "healthy")
+    assert airflow.version().startswith("3.")
+
+
+def test_the_dag_processor_has_read_both_dags(airflow: Airflow) -> None:
+    assert airflow.import_errors() == {}
+    assert airflow.dag_ids() >= {"ingest_user_actions", "transform"}
+
+
+def test_a_run_id_starts_one_run_only(airflow: Airflow, finished: Run) -> None:
+    assert airflow.trigger(DAG_ID, finished.run_id) == finished
+
+
+def test_waiting_reports_each_change_and_ends_with_the_final_state(airflow: Airflow, finished: Run) -> None:
+    seen: list[tuple[Run, tuple[Task, ...]]] = []
+    assert airflow.wait(DAG_ID, finished.run_id, 10, on_change=lambda *change: seen.append(change)) == finished
+    ((run, (task,)),) = seen
+    assert run == finished
+    assert (task.task_id, task.state in {"success", "skipped", "failed"}) == ("ingest", True)
+
+
+def test_only_a_failed_run_has_a_failure_to_show(airflow: Airflow, finished: Run) -> None:
+    assert bool(airflow.failure(DAG_ID, finished.run_id)) == (finished.state == "failed")
+    (task,) = airflow.tasks(DAG_ID, finished.run_id)
+    assert "Running: lakehouse ingest run" in airflow.log_tail(DAG_ID, finished.run_id, task, lines=100_000)
+    assert len(airflow.log_tail(DAG_ID, finished.run_id, task, lines=1).splitlines()) == 1
+
+
+def test_stopping_a_finished_run_leaves_its_state(airflow: Airflow, finished: Run) -> None:
+    assert airflow.stop(DAG_ID, finished.run_id) == finished
+
+
+def test_a_stopped_run_has_failed(airflow: Airflow) -> None:
+    run_id = f"contract-{uuid.uuid4()}"
+    airflow.trigger(DAG_ID, run_id)
+    assert airflow.stop(DAG_ID, run_id).state == "failed"
+    assert airflow.run(DAG_ID, run_id).state == "failed"
+
+
+def test_waiting_for_a_run_that_takes_longer_is_transient(airflow: Airflow) -> None:
+    run_id = f"contract-{uuid.uuid4()}"
+    airflow.trigger(DAG_ID, run_id)
+    with pytest.raises(ServerUnavailableError, match=f"run {run_id} of {DAG_ID} is still"):
+        airflow.wait(DAG_ID, run_id, timeout_seconds=0)
+    airflow.stop(DAG_ID, run_id)
+
+
+def test_an_unknown_dag_or_run_is_terminal(airflow: Airflow) -> None:
+    with pytest.raises(TerminalError, match="404"):
+        airflow.trigger("no_such_dag", "run")
+    with pytest.raises(TerminalError, match="404"):
+        airflow.run(DAG_ID, "no such run")
+
+
+def test_a_pool_is_made_once(airflow: Airflow) -> None:
+    for _ in range(2):
+        airflow.ensure_pool("transform", 1, "One dbt writer at a time")
+
+
+def test_a_wrong_password_is_a_settings_error_that_does_not_show_it() -> None:
+    wrong = get_settings().airflow.model_copy(update={"password": SecretStr("not-the-password")})
+    with Airflow(wrong) as client, pytest.raises(SettingsError, match="refuses the login") as raised:
+        client.dag_ids()
+    assert "not-the-password" not in str(raised.value)
+
+
+def test_a_server_that_is_away_is_transient() -> None:
+    nobody = get_settings().airflow.model_copy(update={"url": "http://127.0.0.1:1"})
+    with Airflow(nobody) as client, pytest.raises(ServerUnavailableError, match="stack up"):
+        client.dag_ids()
