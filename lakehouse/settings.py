@@ -155,7 +155,7 @@ def load_settings() -> Settings:
         SettingsError: a value does not fit; the message names each setting.
     """
     try:
-        home = Settings().home  # the file with the secrets lies in the home that the environment names
+        home = Settings().home  # pyright: ignore[reportCallIssue]  # the file with the secrets lies in the home that the environment names
         return Settings(_env_file=home / "credentials.env")  # pyright: ignore[reportCallIssue]
     except UnreadableSettingError as error:
         raise SettingsError(f"{error}: a group's settings are set one by one, as LAKEHOUSE_KAFKA__…") from error

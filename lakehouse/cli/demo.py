@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +50,7 @@ def demo() -> None:
 
 
 @contextmanager
-def _step(title: str) -> Iterator[None]:
+def _step(title: str) -> Generator[None]:
     errors.print(Rule(title, align="left", style="blue"))
     started = time.monotonic()
     yield
@@ -146,20 +146,23 @@ def _show(settings: Settings, *, again: bool) -> None:
         )
     if again:
         answers.print("Run again: no message was sent, ingested or counted twice.")
-    print_table(
-        ["open", "address", "login"],
-        [
-            ("Airflow", settings.airflow.url, f"{settings.airflow.user} / {settings.airflow.password.get_secret_value()}"),
-            ("Trino", f"http://{settings.trino.host}:{settings.trino.port}", "any name, no password"),
-            ("Trino CLI", "lakehouse sql", ""),
-            ("dbt docs", "make docs", ""),
-            ("MinIO", _console(settings), f"{settings.s3.access_key}, secret in {_relative(settings.credentials_file)}"),
-            ("REST catalog", settings.catalog.uri, f"{settings.catalog.client_id}, secret in the same file"),
-            ("Kafka", settings.kafka.bootstrap_servers, "none, this machine only"),
-            ("PostgreSQL", f"{settings.postgres.host}:{settings.postgres.port}", f"{settings.postgres.user}, same file"),
-        ],
-        title="\nEverything runs until `make stop`:",
-    )
+    _show_ways_in(settings)
+
+
+def _show_ways_in(settings: Settings) -> None:
+    airflow, postgres, trino_address = settings.airflow, settings.postgres, settings.trino
+    secrets = f"secret in {_relative(settings.credentials_file)}"
+    rows = [
+        ("Airflow", airflow.url, f"{airflow.user} / {airflow.password.get_secret_value()}"),
+        ("Trino", f"http://{trino_address.host}:{trino_address.port}", "any name, no password"),
+        ("Trino CLI", ".venv/bin/lakehouse sql", ""),
+        ("dbt docs", "make docs", ""),
+        ("MinIO", _console(settings), f"{settings.s3.access_key}, {secrets}"),
+        ("REST catalog", settings.catalog.uri, f"{settings.catalog.client_id}, {secrets}"),
+        ("Kafka", settings.kafka.bootstrap_servers, "none, this machine only"),
+        ("PostgreSQL", f"{postgres.host}:{postgres.port}", f"{postgres.user}, {secrets}"),
+    ]
+    print_table(["open", "address", "login"], rows, title="\nEverything runs until `make stop`:")
 
 
 def _console(settings: Settings) -> str:

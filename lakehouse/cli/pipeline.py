@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lakehouse import ingest, produce as producing, transform
+from lakehouse import ingest, transform
+from lakehouse import produce as producing
 from lakehouse.adapters.catalog import Lake
 from lakehouse.cli.output import Format, Output, answers, errors, print_json, print_table, row_progress
 from lakehouse.errors import TerminalError

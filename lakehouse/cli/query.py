@@ -25,8 +25,9 @@ def trino_cli(settings: Settings, *arguments: str) -> list[str]:
         raise TerminalError("the Trino CLI is not installed here: run `lakehouse stack install`")
     server = f"http://{settings.trino.host}:{settings.trino.port}"
     java = [str(artifacts.java(settings)), *(() if settings.java_home else _QUIET)]
-    target = ["--server", server, "--user", settings.trino.user, "--catalog", settings.catalog.name]
-    return [*java, "-jar", str(program), *target, "--schema", f"{settings.prefix}marts", "--timezone", "UTC", *arguments]
+    target = ["--server", server, "--user", settings.trino.user, "--timezone", "UTC"]
+    target += ["--catalog", settings.catalog.name, "--schema", f"{settings.prefix}marts"]
+    return [*java, "-jar", str(program), *target, *arguments]
 
 
 def sql(

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -37,7 +37,7 @@ MIGRATION_SECONDS = 300
 def servers(settings: Settings) -> tuple[Server, ...]:
     """Describe Airflow's API server, scheduler, DAG processor and triggerer."""
     address = urlsplit(settings.airflow.url)
-    client = Airflow(settings.airflow, timeout_seconds=10)
+    connect = functools.partial(Airflow, settings.airflow, timeout_seconds=10)
     server = functools.partial(
         Server,
         profile="full",
@@ -53,8 +53,8 @@ def servers(settings: Settings) -> tuple[Server, ...]:
             command=_command("api-server"),
             after=("postgres",),
             prepare=functools.partial(_prepare, settings),
-            probe=functools.partial(_probe_api, client),
-            settle=functools.partial(_settle, client),
+            probe=functools.partial(_probe_api, connect),
+            settle=functools.partial(_settle, connect),
             start_seconds=180,
             stop_seconds=30,
             memory_bytes=450 << 20,
@@ -64,7 +64,7 @@ def servers(settings: Settings) -> tuple[Server, ...]:
             port=None,
             command=_command("scheduler", "--skip-serve-logs"),
             after=("airflow-api-server",),
-            probe=functools.partial(_probe, client, "scheduler"),
+            probe=functools.partial(_probe, connect, "scheduler"),
             stop_seconds=40,
             memory_bytes=350 << 20,
         ),
@@ -73,7 +73,7 @@ def servers(settings: Settings) -> tuple[Server, ...]:
             port=None,
             command=_command("dag-processor"),
             after=("airflow-api-server",),
-            probe=functools.partial(_probe_dag_processor, client),
+            probe=functools.partial(_probe_dag_processor, connect),
             memory_bytes=250 << 20,
         ),
         server(
@@ -81,7 +81,7 @@ def servers(settings: Settings) -> tuple[Server, ...]:
             port=None,
             command=_command("triggerer", "--skip-serve-logs"),
             after=("airflow-api-server",),
-            probe=functools.partial(_probe, client, "triggerer"),
+            probe=functools.partial(_probe, connect, "triggerer"),
             memory_bytes=350 << 20,
         ),
     )
@@ -245,21 +245,26 @@ def _run_airflow(environment: Mapping[str, str], *arguments: str) -> str:
     return result.stdout
 
 
-def _settle(client: Airflow) -> None:
-    for name, description in POOLS.items():
-        client.ensure_pool(name, 1, description)
+def _settle(connect: Callable[[], Airflow]) -> None:
+    with connect() as client:
+        for name, description in POOLS.items():
+            client.ensure_pool(name, 1, description)
 
 
-def _probe_api(client: Airflow) -> None:
-    client.version()
+def _probe_api(connect: Callable[[], Airflow]) -> None:
+    with connect() as client:
+        client.version()
 
 
-def _probe(client: Airflow, part: str) -> None:
-    if (health := client.health().get(part, "unknown")) != "healthy":
+def _probe(connect: Callable[[], Airflow], part: str) -> None:
+    with connect() as client:
+        health = client.health().get(part, "unknown")
+    if health != "healthy":
         raise StackError(f"Airflow's {part} is {health}")
 
 
-def _probe_dag_processor(client: Airflow) -> None:
-    _probe(client, "dag_processor")
-    if not client.dag_ids() and not client.import_errors():
-        raise StackError(f"Airflow has not read {DAGS} yet")
+def _probe_dag_processor(connect: Callable[[], Airflow]) -> None:
+    _probe(connect, "dag_processor")
+    with connect() as client:
+        if not client.dag_ids() and not client.import_errors():
+            raise StackError(f"Airflow has not read {DAGS} yet")

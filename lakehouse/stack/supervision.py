@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,8 +67,9 @@ class Supervision:
     def stop(self) -> None:
         """End the supervisor and, through it, its servers."""
         try:
-            pid = cast(int, self._rpc().getPID())
-            self._rpc().shutdown()
+            with self._rpc() as rpc:
+                pid = cast("int", rpc.getPID())
+                rpc.shutdown()
         except (OSError, xmlrpc.client.Error):
             return
         with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
@@ -90,31 +91,35 @@ class Supervision:
     def is_running(self) -> bool:
         """Whether the supervisor answers."""
         try:
-            return self._rpc().getState()["statename"] == "RUNNING"
+            with self._rpc() as rpc:
+                return rpc.getState()["statename"] == "RUNNING"
         except (OSError, xmlrpc.client.Error):
             return False
 
     def states(self) -> dict[str, tuple[str, int | None]]:
         """(state, pid) of each server the supervisor knows; empty without a supervisor."""
         try:
-            rows = cast(list[dict[str, Any]], self._rpc().getAllProcessInfo())
+            with self._rpc() as rpc:
+                rows = cast("list[dict[str, Any]]", rpc.getAllProcessInfo())
         except (OSError, xmlrpc.client.Error):
             return {}
         return {row["name"]: (row["statename"], row["pid"] or None) for row in rows}
 
     def start_server(self, name: str) -> None:
         """Ask for a server to run; returns at once."""
-        with contextlib.suppress(xmlrpc.client.Fault):  # it runs already
-            self._rpc().startProcess(name, False)
+        with contextlib.suppress(xmlrpc.client.Fault), self._rpc() as rpc:  # it runs already
+            rpc.startProcess(name, False)
 
     def stop_server(self, name: str) -> None:
         """Stop a server and wait until it has ended."""
-        with contextlib.suppress(xmlrpc.client.Fault, OSError):  # it does not run
-            self._rpc().stopProcess(name, True)
+        with contextlib.suppress(xmlrpc.client.Fault, OSError), self._rpc() as rpc:  # it does not run
+            rpc.stopProcess(name, True)
 
-    def _rpc(self) -> Any:
+    @contextlib.contextmanager
+    def _rpc(self) -> Generator[Any]:
         transport = SupervisorTransport(None, None, f"unix://{self._run / 'supervisor.sock'}")
-        return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
+        with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
+            yield proxy.supervisor
 
     def _marked(self) -> list[psutil.Process]:
         mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}

@@ -1,0 +1,53 @@
+"""Fixtures for tests on the real servers: a running stack is reused, else one is started and stopped at the end."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from lakehouse.adapters import kafka
+from lakehouse.adapters.catalog import Lake
+from lakehouse.settings import Settings, get_settings
+from lakehouse.stack import artifacts, local
+from lakehouse.stack.server import Profile
+
+
+@pytest.fixture(scope="session")
+def _ran_before() -> Iterator[bool]:
+    """Stop at the end of the session what the session started, unless the stack ran before it."""
+    ran = any(row.pid for row in local.status())
+    yield ran
+    if not ran:
+        local.down()
+
+
+def _up(profile: Profile) -> Settings:
+    return artifacts.with_local_spark(local.up(profile))
+
+
+@pytest.fixture(scope="session")
+def stack(_ran_before: bool) -> Settings:
+    """Settings of a running stack with at least the core servers."""
+    return _up("core")
+
+
+@pytest.fixture(scope="session")
+def full_stack(stack: Settings) -> Settings:
+    """Settings of a running stack with Airflow."""
+    return _up("full")
+
+
+@pytest.fixture
+def environment(stack: Settings) -> Iterator[Settings]:
+    """An environment of the test's own on the running servers: its topics and namespaces carry a fresh prefix."""
+    settings = stack.model_copy(update={"prefix": f"test_{secrets.token_hex(4)}_"})
+    yield settings
+    Lake(settings).drop_environment()
+    kafka.delete_topic(settings, settings.user_actions_topic)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> Iterator[None]:
+    """Let no test see settings that another one read under its own variables."""
+    yield
+    get_settings.cache_clear()
