@@ -8,7 +8,7 @@ UV := .venv/tools/bin/uv
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv start stop status demo test test-unit test-integration check format docs lock clean clean-venv
+.PHONY: help venv start stop status demo test test-unit test-integration check format reference docs lock clean clean-venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ check: venv ## lint, types, layers: everything that needs no server
 format: venv ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+reference: venv ## write the generated pages of docs/: commands, settings, tables
+	@$(BIN)/python -m lakehouse.cli.reference
 
 test: venv ## every test; starts the servers it needs and stops what it started
 	$(BIN)/pytest

@@ -1,0 +1,178 @@
+"""The reference pages of `docs/`, made from the code: `python -m lakehouse.cli.reference` rewrites them.
+
+A test holds the pages to this, so a command, setting or column can't change without its documentation.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import typer
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.core import TyperCommand, TyperGroup
+
+from lakehouse.cli.main import app
+from lakehouse.settings import PROJECT_ROOT, Settings
+from lakehouse.tables import ALL, MICROS, TableSpec
+
+DOCS: Final = PROJECT_ROOT / "docs"
+
+_COMMANDS: Final = """\
+# Commands
+
+This page is made by `make reference`; change the code, then run it.
+
+Answers go to standard output, progress and errors to standard error.
+With `--output json` a command prints one JSON document on one line.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | somebody has to act, and the message says how |
+| 2 | wrong usage |
+| 3 | the answer to a commit got lost: run the same command again, it finds out from the table |
+| 75 | a passing fault: a retry may succeed |
+| 130 | interrupted |"""
+_SETTINGS: Final = """\
+# Settings
+
+This page is made by `make reference`; change the code, then run it.
+
+Each setting is one variable of the environment.
+On one machine `credentials.env` in `LAKEHOUSE_HOME` is read as well; the environment wins over it.
+Secrets marked *generated* are made by the first `lakehouse stack up` and stand in that file."""
+_TABLES: Final = """\
+# Tables
+
+This page is made by `make reference`; change the code, then run it.
+
+These are the tables that ingest writes; `make docs` describes the models that dbt builds from them.
+Types are Iceberg's; times are microseconds in UTC.
+A *personal* column names or points at a person: its bounds are kept out of the table's metadata."""
+_TYPES: Final = {
+    pa.string(): "string",
+    pa.binary(): "binary",
+    pa.int32(): "int",
+    pa.int64(): "long",
+    pa.date32(): "date",
+    MICROS: "timestamptz",
+}
+
+
+def commands_page() -> str:
+    """Write `docs/cli.md`: each command with its arguments and options, as `--help` tells them."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    context = typer.Context(command, info_name="lakehouse")
+    lines = [_COMMANDS]
+    lines.extend(_command(command, "lakehouse", context))
+    return _joined(lines)
+
+
+def settings_page() -> str:
+    """Write `docs/settings.md`: each setting as a variable of the environment, with its default and meaning."""
+    lines = [_SETTINGS]
+    plain, groups = dict[str, FieldInfo](), dict[str, type[BaseModel]]()
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            groups[name] = field.annotation
+        else:
+            plain[name] = field
+    lines += ["## General", _settings("LAKEHOUSE_", plain)]
+    for name, group in groups.items():
+        lines += [f"## {name.capitalize()}", (group.__doc__ or "").strip()]
+        lines.append(_settings(f"LAKEHOUSE_{name.upper()}__", group.model_fields))
+    return _joined(lines)
+
+
+def tables_page() -> str:
+    """Write `docs/tables.md`: each table with its columns, partition, order and properties."""
+    lines = [_TABLES]
+    for spec in ALL:
+        lines += [f"## `{spec.identifier}`", spec.doc, _traits(spec)]
+        lines.append(
+            _table(
+                ["column", "type", "null", "personal", "meaning"],
+                [
+                    [f"`{c.name}`", type_name(c.type), "" if c.required else "yes", "yes" if c.pii else "", c.doc]
+                    for c in spec.columns
+                ],
+            )
+        )
+        properties = sorted(spec.table_properties.items() - {("comment", spec.doc), ("owner", spec.owner)})
+        lines.append(_table(["property", "value"], [[f"`{key}`", f"`{value}`"] for key, value in properties]))
+    return _joined(lines)
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "cli.md": commands_page,
+    "settings.md": settings_page,
+    "tables.md": tables_page,
+}
+"""The generated pages by their file's name in `docs/`."""
+
+
+def write(directory: Path = DOCS) -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (directory / name).write_text(page())
+
+
+def type_name(kind: pa.DataType) -> str:
+    """The Iceberg name of a column's type."""
+    if isinstance(kind, pa.ListType):
+        return f"list<{type_name(kind.value_type)}>"
+    if isinstance(kind, pa.StructType):
+        return f"struct<{', '.join(f'{field.name}: {type_name(field.type)}' for field in kind)}>"
+    return _TYPES[kind]
+
+
+def _command(command: TyperCommand | TyperGroup, path: str, context: typer.Context) -> Iterator[str]:
+    yield f"## `{path}`"
+    yield (command.help or "").strip()
+    rows = [row for parameter in command.params if (row := parameter.get_help_record(context))]
+    if rows:
+        yield _table(["argument", "meaning"], [[f"`{name}`", meaning] for name, meaning in rows])
+    if isinstance(command, TyperGroup):
+        for name, child in command.commands.items():
+            assert isinstance(child, TyperCommand | TyperGroup)
+            yield from _command(child, f"{path} {name}", context)
+
+
+def _settings(prefix: str, fields: Mapping[str, FieldInfo]) -> str:
+    rows = [[f"`{prefix}{name.upper()}`", _default(field), field.description or ""] for name, field in fields.items()]
+    return _table(["variable", "default", "meaning"], rows)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return ""  # it depends on the machine, and the meaning says how
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+        return f"`{value}`" if value else "*generated*"
+    if isinstance(value, Path):
+        return f"`{value.relative_to(PROJECT_ROOT)}`"
+    return "" if value in (None, "") else f"`{value}`"
+
+
+def _traits(spec: TableSpec) -> str:
+    retention = "kept for ever" if spec.retention_days is None else f"kept for {spec.retention_days} days"
+    partition, order = (", ".join(f"`{name}`" for name in names) for names in (spec.partition_by, spec.sort_by))
+    return f"Partitioned by {partition}; rows of a file sorted by {order}; {retention}; owned by {spec.owner}."
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in cells)
+
+
+def _joined(blocks: Sequence[str]) -> str:
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+if __name__ == "__main__":
+    write()
