@@ -10,7 +10,7 @@ What goes wrong with *data* is not here: a bad message becomes a row in quaranti
     │   ├── StackError               the local stack can't start, and says why
     │   ├── FenceError               another ingester moved the position
     │   └── DataLossError            Kafka no longer has offsets that the table still needs
-    └── CommitStateUnknownError      exit 3: look in the snapshot history before anything else
+    └── CommitStateUnknownError      exit 3: ask the table whether the commit landed before anything else; a rerun does
 
 A message says what happened, where, and what to do next. It never holds a secret.
 """
@@ -55,6 +55,6 @@ class DataLossError(TerminalError):
 
 
 class CommitStateUnknownError(LakehouseError):
-    """A commit was sent and its answer never came; it may or may not have landed."""
+    """A commit was sent and its answer never came; it may or may not have landed, and the same command finds out."""
 
     exit_code: ClassVar[int] = 3

@@ -17,7 +17,7 @@ even when the rules changed in between.
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,10 +25,10 @@ from datetime import UTC, datetime
 from pyspark.sql import Row, SparkSession
 
 from lakehouse.adapters import kafka, spark
-from lakehouse.adapters.catalog import Lake, offsets_text, position
+from lakehouse.adapters.catalog import END_OFFSETS, START_OFFSETS, TOPIC, Lake, accounts, offsets_text, position
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest_task import REPORT_DDL, IngestTask, Target
-from lakehouse.plans import IngestPlan, Offsets, plan_ingest
+from lakehouse.plans import Account, IngestPlan, Offsets, plan_ingest
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 
@@ -104,8 +104,9 @@ def _run_once(
     run_id = uuid.uuid4().hex
     events, quarantine = lake.load(USER_ACTIONS), lake.load(USER_ACTIONS_QUARANTINE)
     quarantine_before = position(quarantine, plan.topic)
-    ahead = any(offset > plan.before.get(partition, 0) for partition, offset in quarantine_before.items())
-    held = lake.quarantined_offsets(USER_ACTIONS_QUARANTINE, plan.topic, plan.before) if ahead else {}
+    starts = {partition: plan.before.get(partition, start) for partition, (start, _) in available.items()}
+    ahead = any(quarantine_before.get(partition, 0) > start for partition, start in starts.items())
+    held = lake.quarantined_offsets(USER_ACTIONS_QUARANTINE, plan.topic, starts) if ahead else {}
     task = IngestTask(
         run_id=run_id,
         ingested_at=datetime.now(UTC),
@@ -115,15 +116,17 @@ def _run_once(
         quarantined={partition: frozenset(offsets) for partition, offsets in held.items()},
         rows_per_file=settings.ingest.rows_per_file,
     )
-    idle = {partition: plan.before.get(partition, start) for partition, (start, _) in available.items()}
-    messages = spark.read_kafka(session, settings, plan.topic, plan.ranges, idle, plan.tasks)
+    messages = spark.read_kafka(session, settings, plan.topic, plan.ranges, starts, plan.tasks)
     report = spark.collect(messages.mapInArrow(task, REPORT_DDL))
-    result = _count(report, plan, sum(_within(plan, p, o) for p, offsets in held.items() for o in offsets))
+    absent = _absent(report, plan, held)
+    result = _count(report, plan, sum(absent.values()))
+    known = accounts(events, plan.topic)
+    account = {p: known.get(p, Account(start)) for p, start in starts.items()}
 
     summary = {
-        "lakehouse.topic": plan.topic,
-        "lakehouse.start-offsets": offsets_text(plan.before),
-        "lakehouse.end-offsets": offsets_text(plan.after),
+        TOPIC: plan.topic,
+        START_OFFSETS: offsets_text(plan.before),
+        END_OFFSETS: offsets_text(plan.after),
         "lakehouse.published-rows": str(result.published_rows),
         "lakehouse.quarantined-rows": str(result.quarantined_rows),
     }
@@ -146,6 +149,7 @@ def _run_once(
         after=plan.after,
         run_id=run_id,
         summary=summary,
+        accounts={p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()},
     )
     return result
 
@@ -154,16 +158,28 @@ def _files(report: Iterable[Row], spec: TableSpec) -> list[str]:
     return [row.file for row in report if row.table == spec.identifier and row.file]
 
 
-def _within(plan: IngestPlan, partition: int, offset: int) -> bool:
-    return any(r.topic_partition == partition and r.start_offset <= offset < r.end_offset for r in plan.ranges)
-
-
-def _count(report: Iterable[Row], plan: IngestPlan, held_rows: int) -> IngestResult:
-    """Add up what the tasks counted.
+def _absent(report: Iterable[Row], plan: IngestPlan, held: Mapping[int, set[int]]) -> Counter[int]:
+    """Count the offsets of each topic partition that are in no table after this run, because they hold no message.
 
     Raises:
         LakehouseError: the tasks saw more rows than the plan has offsets, so something read or counted twice.
     """
+    absent: Counter[int] = Counter()
+    for piece in plan.ranges:
+        already = sum(piece.start_offset <= o < piece.end_offset for o in held.get(piece.topic_partition, ()))
+        absent[piece.topic_partition] = piece.rows - already
+    for row in report:
+        if row.file is None:
+            absent[row.topic_partition] -= row.rows
+    if surplus := {p: -rows for p, rows in absent.items() if rows < 0}:
+        raise LakehouseError(
+            f"more rows than offsets came from {plan.topic} {list(plan.ranges)}, by topic partition {surplus}: "
+            "nothing was committed; please report this with the log"
+        )
+    return absent
+
+
+def _count(report: Iterable[Row], plan: IngestPlan, absent_offsets: int) -> IngestResult:
     rows: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for row in report:
@@ -171,22 +187,24 @@ def _count(report: Iterable[Row], plan: IngestPlan, held_rows: int) -> IngestRes
             rows[row.table] += row.rows
             if row.reason:
                 reasons[row.reason] += row.rows
-    published, quarantined = rows[USER_ACTIONS.identifier], rows[USER_ACTIONS_QUARANTINE.identifier]
-    absent = plan.rows - published - quarantined - held_rows
-    if absent < 0:
-        raise LakehouseError(
-            f"{-absent} rows more than offsets came from {plan.topic} {list(plan.ranges)}: nothing was committed; "
-            "please report this with the log"
-        )
-    return IngestResult(plan.topic, published, quarantined, dict(reasons), absent, 1, dict(plan.after))
+    return IngestResult(
+        plan.topic,
+        published_rows=rows[USER_ACTIONS.identifier],
+        quarantined_rows=rows[USER_ACTIONS_QUARANTINE.identifier],
+        quarantined_by_reason=dict(reasons),
+        absent_offsets=absent_offsets,
+        commits=1,
+        position=dict(plan.after),
+    )
 
 
 def _add(total: IngestResult, piece: IngestResult) -> IngestResult:
+    reasons = Counter(total.quarantined_by_reason) + Counter(piece.quarantined_by_reason)
     return IngestResult(
         topic=piece.topic,
         published_rows=total.published_rows + piece.published_rows,
         quarantined_rows=total.quarantined_rows + piece.quarantined_rows,
-        quarantined_by_reason=dict(sorted((Counter(total.quarantined_by_reason) + Counter(piece.quarantined_by_reason)).items())),
+        quarantined_by_reason=dict(sorted(reasons.items())),
         absent_offsets=total.absent_offsets + piece.absent_offsets,
         commits=total.commits + piece.commits,
         position=piece.position,

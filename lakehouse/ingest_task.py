@@ -6,7 +6,7 @@ writes files under other names, and the driver names only those of the attempt t
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,9 +27,11 @@ REPORT = pa.schema(
         pa.field("rows", pa.int64()),
     ]
 )
-_UNIQUE = {"user_id", "kafka_offset", "kafka_timestamp", "event_datetime", "raw"}  # a dictionary of them only costs
-
 REPORT_DDL = "table string, file string, topic_partition int, reason string, rows long"
+
+_UNIQUE = {"user_id", "kafka_offset", "kafka_timestamp", "event_datetime", "raw"}  # a dictionary of them only costs
+_HELD_BYTES = 512 * 1024 * 1024
+"""What a writer keeps in memory at most before it writes; messages may have 64 MiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class IngestTask:
     quarantined: Mapping[int, frozenset[int]]
     rows_per_file: int
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Write the batches of one task; yields rows of `REPORT`."""
         store = s3.filesystem(self.s3)
         report = _Report()
@@ -103,15 +105,18 @@ class _Report:
 class _Writer:
     """Collects rows of one table and writes them as one sorted file a table partition."""
 
-    def __init__(self, task: IngestTask, spec: TableSpec, target: Target, store: fs.FileSystem, report: _Report) -> None:
-        self._task, self._spec, self._target, self._store, self._report = task, spec, target, store, report
+    def __init__(self, task: IngestTask, spec: TableSpec, target: Target, store: fs.FileSystem, tally: _Report) -> None:
+        self._task, self._spec, self._target, self._store, self._report = task, spec, target, store, tally
         self._held: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
 
     def add(self, rows: pa.Table) -> None:
         if rows.num_rows:
             self._report.count(self._spec, rows)
             self._held.append(rows)
-            if sum(table.num_rows for table in self._held) >= self._task.rows_per_file:
+            self._held_rows += rows.num_rows
+            self._held_bytes += rows.nbytes
+            if self._held_rows >= self._task.rows_per_file or self._held_bytes >= _HELD_BYTES:
                 self.flush()
 
     def flush(self) -> None:
@@ -119,7 +124,8 @@ class _Writer:
             return
         (partition,) = self._spec.partition_by
         order = [(column, "ascending") for column in (partition, *self._spec.sort_by)]
-        held, self._held = pa.concat_tables(self._held).sort_by(order), []
+        held = pa.concat_tables(self._held).sort_by(order)
+        self._held, self._held_rows, self._held_bytes = [], 0, 0
         for day, rows in split_by_date(held, partition):
             location = f"{self._target.location}/data/{partition}={day.isoformat()}"
             path = f"{location}/{self._task.run_id}-{uuid.uuid4().hex}.parquet"
@@ -128,7 +134,7 @@ class _Writer:
                     _conform(rows, self._target.schema),
                     stream,
                     compression="zstd",
-                    use_dictionary=[c for c in rows.column_names if c not in _UNIQUE],
+                    use_dictionary=[c for c in rows.column_names if c not in _UNIQUE],  # pyright: ignore[reportArgumentType]
                     store_schema=False,
                 )
             self._report.file(self._spec, path, rows.num_rows)
@@ -141,4 +147,3 @@ def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
-

@@ -24,8 +24,25 @@ class OffsetRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What the position of a topic partition alone can't tell an audit.
+
+    Attributes:
+        first_offset: the first offset ever asked for.
+        absent_offsets: offsets since then that held no message (transaction markers, compacted messages).
+    """
+
+    first_offset: int
+    absent_offsets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class IngestPlan:
-    """One bounded piece of a topic: read `ranges`, then move the table's position from `before` to `after`."""
+    """One bounded piece of a topic: read `ranges`, then move the table's position from `before` to `after`.
+
+    `after` names every topic partition, also one that was empty: else nobody could tell later that Kafka dropped
+    the first messages of it before they were read.
+    """
 
     topic: str
     ranges: tuple[OffsetRange, ...]
@@ -44,7 +61,7 @@ def plan_ingest(
 ) -> IngestPlan:
     """Plan the next run over a topic.
 
-    A topic partition without a position starts at the oldest offset Kafka has.
+    A topic without a position starts at the oldest offsets Kafka has, a topic partition that came later at offset 0.
     When more is there than `rows_per_run`, each topic partition gets its share by its lag.
 
     Args:
@@ -57,22 +74,33 @@ def plan_ingest(
     Raises:
         DataLossError: Kafka no longer has the position, or never had it.
     """
-    starts = {p: position.get(p, start) for p, (start, _) in available.items()}
     _refuse_gaps(topic, position, available)
-    lag = {p: available[p][1] - start for p, start in starts.items()}
-    total = sum(lag.values())
-    share = min(1.0, rows_per_run / total) if total else 0.0
-    ranges = tuple(
-        OffsetRange(p, start, start + min(lag[p], max(1, int(lag[p] * share))))
-        for p, start in sorted(starts.items())
-        if lag[p]
-    )
-    after = dict(position) | {piece.topic_partition: piece.end_offset for piece in ranges}
-    rows = sum(piece.rows for piece in ranges)
-    return IngestPlan(topic, ranges, dict(position), after, max(1, -(-rows // rows_per_task)))
+    starts = {p: position.get(p, start) for p, (start, _) in sorted(available.items())}
+    rows = _shares({p: available[p][1] - start for p, start in starts.items()}, rows_per_run)
+    ranges = tuple(OffsetRange(p, start, start + rows[p]) for p, start in starts.items() if rows[p])
+    after = {p: start + rows[p] for p, start in starts.items()}
+    return IngestPlan(topic, ranges, dict(position), after, max(1, -(-sum(rows.values()) // rows_per_task)))
+
+
+def _shares(lags: Mapping[int, int], most: int) -> dict[int, int]:
+    """Cut `most` in proportion to the lags; what rounding leaves goes to the largest remainders."""
+    total = sum(lags.values())
+    if total <= most:
+        return dict(lags)
+    shares = {p: lag * most // total for p, lag in lags.items()}
+    by_remainder = sorted(lags, key=lambda p: lags[p] * most % total, reverse=True)
+    for p in by_remainder[: most - sum(shares.values())]:
+        shares[p] += 1
+    return shares
 
 
 def _refuse_gaps(topic: str, position: Offsets, available: Mapping[int, tuple[int, int]]) -> None:
+    for partition, (start, _) in sorted(available.items()):
+        if position and partition not in position and start > 0:
+            raise DataLossError(
+                f"offsets 0 to {start - 1} of {topic}/{partition} are gone from Kafka before they were read: "
+                "the partition is new to the table; restore them, or lengthen retention and accept the loss"
+            )
     for partition, offset in sorted(position.items()):
         if partition not in available:
             raise DataLossError(

@@ -10,7 +10,7 @@ import functools
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSettingError
 
@@ -114,12 +114,16 @@ class Settings(BaseSettings):
 
     home: Path = Field(PROJECT_ROOT / ".lakehouse", description="State of the local stack: data, logs, credentials.")
     cache: Path = Field(
-        default_factory=_default_cache, description="Downloaded and built servers, shared by every clone."
+        default_factory=_default_cache,
+        description="Downloaded and built servers, shared by every clone (default: `~/.cache/lakehouse`).",
     )
-    java_home: Path | None = Field(None, description="Java 17 or newer to use instead of the bundled one.")
+    java_home: Path | None = Field(None, description="Java 24 or newer to use instead of the bundled one.")
     ca_bundle: Path | None = Field(
         default_factory=lambda: Path(value) if (value := os.environ.get("SSL_CERT_FILE")) else None,
-        description="PEM file with extra certificate authorities for downloads (default: `SSL_CERT_FILE`).",
+        description="PEM file with the certificate authorities to trust in downloads (default: `SSL_CERT_FILE`).",
+    )
+    maven_repository: str = Field(
+        "", description="Address of the Maven repository to download jars from; unset: the public one."
     )
     prefix: str = Field(
         "",
@@ -136,6 +140,12 @@ class Settings(BaseSettings):
     spark: SparkSettings = SparkSettings()  # pyright: ignore[reportCallIssue]
     ingest: IngestSettings = IngestSettings()  # pyright: ignore[reportCallIssue]
     stack: StackSettings = StackSettings()  # pyright: ignore[reportCallIssue]
+
+    @field_validator("home", "cache", "java_home", "ca_bundle")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Let a relative path mean the same place in every process, wherever that one runs."""
+        return path and path.expanduser().absolute()
 
     @property
     def credentials_file(self) -> Path:

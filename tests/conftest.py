@@ -1,7 +1,8 @@
 """Fixtures for tests on the real servers: a running stack is reused, else one is started and stopped at the end."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -37,13 +38,26 @@ def full_stack(stack: Settings) -> Settings:
     return _up("full")
 
 
-@pytest.fixture
-def environment(stack: Settings) -> Iterator[Settings]:
-    """An environment of the test's own on the running servers: its topics and namespaces carry a fresh prefix."""
+@contextmanager
+def _environment(stack: Settings) -> Generator[Settings]:
     settings = stack.model_copy(update={"prefix": f"test_{secrets.token_hex(4)}_"})
     yield settings
     Lake(settings).drop_environment()
     kafka.delete_topic(settings, settings.user_actions_topic)
+
+
+@pytest.fixture
+def environment(stack: Settings) -> Iterator[Settings]:
+    """An environment of the test's own on the running servers: its topics and namespaces carry a fresh prefix."""
+    with _environment(stack) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def module_environment(stack: Settings) -> Iterator[Settings]:
+    """An environment that the tests of one module share, because filling it is dear."""
+    with _environment(stack) as settings:
+        yield settings
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,15 @@ and it succeeds only from the position the caller started at.
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import requests
 from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.rest.auth import AuthManager
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -34,18 +36,34 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import IdentityTransform
+from pyiceberg.types import IcebergType
+from requests.adapters import HTTPAdapter
 
-from lakehouse.errors import CommitStateUnknownError, FenceError, ServerUnavailableError, SettingsError, TerminalError
-from lakehouse.plans import Offsets
+from lakehouse.errors import (
+    CommitStateUnknownError,
+    FenceError,
+    LakehouseError,
+    ServerUnavailableError,
+    SettingsError,
+    TerminalError,
+    TransientError,
+)
+from lakehouse.plans import Account, Offsets
 from lakehouse.settings import Settings
 from lakehouse.tables import TableSpec
 
 POSITION = "lakehouse.position."
+ACCOUNTS = "lakehouse.accounts."
 RUN_ID = "lakehouse.run-id"
+TOPIC = "lakehouse.topic"
+START_OFFSETS = "lakehouse.start-offsets"
+END_OFFSETS = "lakehouse.end-offsets"
 
 _COMMIT_ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.2
 """Doubles with each attempt: about 25 seconds in all, longer than a supervised catalog takes to come back."""
+_ANSWER_SECONDS = (10, 60)
+"""How long to wait for a connection to the catalog, and then for its next byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +87,7 @@ class Lake:
         self._prefix = settings.prefix
         self._uri = settings.catalog.uri
         with self._errors():
-            self._catalog = RestCatalog(
+            self._catalog = _Catalog(
                 settings.catalog.name,
                 **{
                     "uri": settings.catalog.uri,
@@ -106,7 +124,8 @@ class Lake:
         """Create the table, or evolve it to the spec: new columns (as optional), docs and properties; idempotent.
 
         Raises:
-            TerminalError: the change would lose or reinterpret data (a column's type differs).
+            TerminalError: the change would lose or reinterpret data (a column's type or the partitioning differs).
+            TransientError: somebody else changed the table at the same time, or the answer was lost; apply again.
         """
         name = self.identifier(spec)
         with self._errors():
@@ -142,7 +161,8 @@ class Lake:
         present = {field.name for field in table.schema().fields}
         if lacking := [c.name for c in spec.columns if c.name not in present]:
             raise TerminalError(
-                f"table {self.identifier(spec)} lacks {', '.join(lacking)}: bring it up to date with `lakehouse tables apply`"
+                f"table {self.identifier(spec)} lacks {', '.join(lacking)}: "
+                "bring it up to date with `lakehouse tables apply`"
             )
         return schema_to_pyarrow(table.schema(), include_field_ids=True)
 
@@ -153,13 +173,14 @@ class Lake:
             rows = (
                 self.load(spec)
                 .scan(
-                    And(EqualTo("kafka_topic", topic), GreaterThanOrEqual("kafka_offset", lowest)),
+                    And(EqualTo("kafka_topic", topic), GreaterThanOrEqual("kafka_offset", lowest)),  # pyright: ignore[reportCallIssue]
                     selected_fields=("kafka_partition", "kafka_offset"),
                 )
                 .to_arrow()
             )
         found: dict[int, set[int]] = {}
-        for partition, offset in zip(rows["kafka_partition"].to_pylist(), rows["kafka_offset"].to_pylist(), strict=True):
+        partitions, offsets = rows["kafka_partition"].to_pylist(), rows["kafka_offset"].to_pylist()
+        for partition, offset in zip(partitions, offsets, strict=True):
             if offset >= since.get(partition, 0):
                 found.setdefault(partition, set()).add(offset)
         return found
@@ -174,6 +195,7 @@ class Lake:
         after: Offsets,
         run_id: str,
         summary: Mapping[str, str],
+        accounts: Mapping[int, Account] | None = None,
     ) -> int:
         """Commit data files and the position after them in one step; returns the snapshot's id.
 
@@ -188,12 +210,14 @@ class Lake:
             after: the position it brings the table to.
             run_id: unique to this run; makes a commit whose answer was lost recognisable.
             summary: more entries for the snapshot's summary.
+            accounts: what an audit needs to know of each topic partition, kept beside the position.
 
         Raises:
             FenceError: the table's position is not `before`.
             CommitStateUnknownError: the catalog's answers were lost and it can't be asked what happened.
             ServerUnavailableError: the catalog refused or did not answer, and surely nothing was committed.
         """
+        properties = {POSITION + topic: offsets_text(after)} | _accounts_property(topic, accounts or {})
         sent = False
         problem: Exception | None = None
         for attempt in range(_COMMIT_ATTEMPTS):
@@ -206,17 +230,17 @@ class Lake:
                 continue
             if (snapshot_id := _landed(table, run_id)) is not None:
                 return snapshot_id
-            if (found := position(table, topic)) != dict(before):
-                raise FenceError(
-                    f"{self.identifier(spec)} has position {found} of {topic} and this run started from {dict(before)}: "
-                    "another ingester is at work; let it finish, then run again (nothing was written twice)"
-                )
+            _refuse_moved_position(table, self.identifier(spec), topic, before)
             try:
-                return _commit_once(table, files, topic, after, {RUN_ID: run_id} | dict(summary))
+                return _commit_once(table, files, properties, {RUN_ID: run_id} | dict(summary))
             except CommitFailedException as error:  # somebody else committed first; nothing of ours landed
                 problem = error
-            except (CommitStateUnknownException, requests.RequestException, ServerError) as error:
+            except _OUTCOME_UNKNOWN as error:
                 problem, sent = error, True  # it may have landed; the next attempt looks before it sends again
+            except RESTError as error:
+                raise self._translated(error) from error
+            except OSError as error:  # the object store, which is done with before the commit is sent
+                problem = error
         name = self.identifier(spec)
         if sent:
             raise CommitStateUnknownError(
@@ -228,10 +252,8 @@ class Lake:
         ) from problem
 
     def _create(self, spec: TableSpec, name: str) -> Applied:
-        try:
-            self._catalog.create_namespace(name.split(".")[0])
-        except NamespaceAlreadyExistsError:
-            pass
+        with suppress(NamespaceAlreadyExistsError):
+            self._catalog.create_namespace(f"{self._prefix}{spec.namespace}")
         schema = _iceberg_schema(spec)
         ids = {field.name: field.field_id for field in schema.fields}
         try:
@@ -244,7 +266,7 @@ class Lake:
                         for index, column in enumerate(spec.partition_by)
                     )
                 ),
-                sort_order=SortOrder(*(SortField(ids[column], transform=IdentityTransform()) for column in spec.sort_by)),
+                sort_order=SortOrder(*(SortField(ids[c], transform=IdentityTransform()) for c in spec.sort_by)),
                 properties=spec.table_properties,
             )
         except TableAlreadyExistsError:  # another `tables apply` was quicker
@@ -252,31 +274,98 @@ class Lake:
         return Applied(name, "created")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Translate what the catalog's client raises; the one edge where it happens."""
+    def _errors(self) -> Generator[None]:
+        """Translate what the catalog's client raises; the one edge where it happens, beside the commit in `append`."""
         try:
             yield
-        except (UnauthorizedError, OAuthError) as error:
-            raise SettingsError(
-                f"the catalog at {self._uri} refuses our credentials: see catalog.client_id and catalog.client_secret"
-            ) from error
-        except (requests.RequestException, ServerError, ServiceUnavailableError) as error:
-            raise ServerUnavailableError(
-                f"the catalog at {self._uri} did not answer ({error}): see `lakehouse stack status`"
-            ) from error
-        except RESTError as error:
-            raise TerminalError(f"the catalog at {self._uri} refused: {error}") from error
+        except (RESTError, OSError, CommitFailedException) as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> LakehouseError:
+        match error:
+            case UnauthorizedError() | OAuthError():
+                return SettingsError(
+                    f"the catalog at {self._uri} refuses our credentials: "
+                    "see catalog.client_id and catalog.client_secret"
+                )
+            case requests.RequestException() | ServerError() | ServiceUnavailableError():
+                return ServerUnavailableError(
+                    f"the catalog at {self._uri} did not answer ({error}): see `lakehouse stack status`"
+                )
+            case CommitFailedException() | CommitStateUnknownException():
+                return TransientError(f"the change to the table did not surely land ({error}): run again")
+            case OSError():
+                return ServerUnavailableError(f"the object store failed ({error}): see `lakehouse stack status`")
+            case _:
+                return TerminalError(f"the catalog at {self._uri} refused: {error}")
+
+
+_OUTCOME_UNKNOWN = (CommitStateUnknownException, ServerError, ServiceUnavailableError, requests.RequestException)
+"""What a commit may end with although it landed."""
+
+
+class _Catalog(RestCatalog):
+    """The client, which by itself would wait for an answer for ever."""
+
+    def _create_legacy_oauth2_auth_manager(self, session: requests.Session) -> AuthManager:
+        # Here, because it is given each new session and makes the first request with it.
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _BoundedWait())
+        return super()._create_legacy_oauth2_auth_manager(session)
+
+
+class _BoundedWait(HTTPAdapter):
+    def send(self, request: requests.PreparedRequest, *args: Any, timeout: Any = None, **options: Any) -> Any:
+        return super().send(request, *args, timeout=timeout or _ANSWER_SECONDS, **options)
 
 
 def position(table: Table, topic: str) -> dict[int, int]:
     """The next offset to read of each topic partition, as the table itself knows it; empty before the first run."""
-    text = table.properties.get(POSITION + topic, "{}")
+    return _offsets(table.properties.get(POSITION + topic, "{}"))
+
+
+def accounts(table: Table, topic: str) -> dict[int, Account]:
+    """What the table keeps for the audit of each topic partition; empty before the first run."""
+    text = table.properties.get(ACCOUNTS + topic, "{}")
+    return {int(partition): Account(**account) for partition, account in json.loads(text).items()}
+
+
+def _accounts_property(topic: str, of_partitions: Mapping[int, Account]) -> dict[str, str]:
+    if not of_partitions:
+        return {}
+    return {ACCOUNTS + topic: json.dumps({str(p): asdict(account) for p, account in sorted(of_partitions.items())})}
+
+
+def topics(table: Table) -> list[str]:
+    """The topics that the table has a position of."""
+    return sorted(key.removeprefix(POSITION) for key in table.properties if key.startswith(POSITION))
+
+
+def advances(table: Table, topic: str) -> list[tuple[Offsets, Offsets]]:
+    """How the position moved, (before, after) by each snapshot that is not expired, oldest first."""
+    found: list[tuple[Offsets, Offsets]] = []
+    for snapshot in sorted(table.metadata.snapshots, key=lambda s: s.sequence_number or 0):
+        entries = snapshot.summary.additional_properties if snapshot.summary else {}
+        if entries.get(TOPIC) == topic:
+            found.append((_offsets(entries[START_OFFSETS]), _offsets(entries[END_OFFSETS])))
+    return found
+
+
+def _offsets(text: str) -> dict[int, int]:
     return {int(partition): int(offset) for partition, offset in json.loads(text).items()}
 
 
 def offsets_text(offsets: Offsets) -> str:
     """Offsets as they stand in properties and summaries: a JSON object, topic partitions in order."""
     return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})
+
+
+def _refuse_moved_position(table: Table, name: str, topic: str, before: Offsets) -> None:
+    if (found := position(table, topic)) != dict(before):
+        raise FenceError(
+            f"{name} has position {found} of {topic} and this run started from {dict(before)}: "
+            "another ingester is at work; let it finish, then run again (nothing was written twice)"
+        )
 
 
 def _landed(table: Table, run_id: str) -> int | None:
@@ -286,13 +375,11 @@ def _landed(table: Table, run_id: str) -> int | None:
     return None
 
 
-def _commit_once(
-    table: Table, files: Sequence[str], topic: str, after: Offsets, summary: Mapping[str, str]
-) -> int:
+def _commit_once(table: Table, files: Sequence[str], properties: Mapping[str, str], summary: Mapping[str, str]) -> int:
     # The client would retry a conflict by itself and so commit past the fence: one attempt, ours are in `append`.
     table.metadata.properties["commit.retry.num-retries"] = "0"
     transaction = table.transaction()
-    transaction.set_properties({POSITION + topic: offsets_text(after)})
+    transaction.set_properties(dict(properties))
     if files:
         # The names hold a fresh UUID, and looking for them in the whole table costs more with each file in it.
         transaction.add_files(list(files), snapshot_properties=dict(summary), check_duplicate_files=False)
@@ -325,15 +412,24 @@ def _iceberg_schema(spec: TableSpec) -> Schema:
     return pyarrow_to_schema(pa.schema(fields))
 
 
+def _arrow_type(kind: IcebergType) -> pa.DataType:
+    """The type without field ids, which differ between a spec and a table that evolved."""
+    return schema_to_pyarrow(kind, include_field_ids=False)
+
+
 def _evolve(table: Table, spec: TableSpec, name: str) -> Applied:
     wanted = {field.name: field for field in _iceberg_schema(spec).fields}
     present = {field.name: field for field in table.schema().fields}
     changes: list[str] = []
+    partitioned_by = tuple(table.schema().find_column_name(f.source_id) for f in table.spec().fields)
+    if partitioned_by != spec.partition_by:
+        raise TerminalError(
+            f"{name} is partitioned by {', '.join(map(str, partitioned_by))} and the spec says "
+            f"{', '.join(spec.partition_by)}: make a new table; the files of this one lie by its partitions"
+        )
     for column, field in wanted.items():
         found = present.get(column)
-        if found and not found.field_type.is_primitive:
-            continue
-        if found and found.field_type != field.field_type:
+        if found and _arrow_type(found.field_type) != _arrow_type(field.field_type):
             raise TerminalError(
                 f"{name}.{column} is {found.field_type} and the spec says {field.field_type}: "
                 "give the new meaning a new column; a type is never changed in place"

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka import Message as ClientMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
 from confluent_kafka.cimpl import NewTopic
@@ -22,6 +30,7 @@ from lakehouse.settings import Settings
 
 REQUEST_SECONDS: Final = 15.0
 DELIVERY_SECONDS: Final = 60.0
+PING_SECONDS: Final = 3.0
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 PROGRESS_SECONDS: Final = 0.2
 
@@ -82,6 +91,19 @@ class Received(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def ping(settings: Settings) -> None:
+    """Ask for the brokers once, with little patience.
+
+    Raises:
+        ServerUnavailableError: none answered.
+        TerminalError: Kafka refused.
+    """
+    try:
+        _admin(settings).list_topics(timeout=PING_SECONDS)
+    except KafkaException as error:
+        raise _translated(error, settings, "name its brokers") from error
 
 
 def create_topic(settings: Settings, topic: str, partitions: int, config: Mapping[str, str] = TOPIC_CONFIG) -> bool:
@@ -164,7 +186,8 @@ def offsets(settings: Settings, topic: str) -> dict[int, tuple[int, int]]:
     """Read the offsets that a topic holds.
 
     Returns:
-        For each partition its start offset (inclusive) and end offset (exclusive).
+        For each partition its start offset (inclusive) and end offset (exclusive); the end is where the first
+        transaction that is still open begins, if there is one.
 
     Raises:
         ServerUnavailableError: Kafka did not answer in time.
@@ -177,7 +200,11 @@ def offsets(settings: Settings, topic: str) -> dict[int, tuple[int, int]]:
     for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
         request: dict[TopicPartition, Any] = dict.fromkeys(partitions, spec)
         try:
-            found = _results(admin.list_offsets(request, request_timeout=REQUEST_SECONDS))
+            found = _results(
+                admin.list_offsets(
+                    request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
+                )
+            )
         except KafkaException as error:
             raise _translated(error, settings, doing) from error
         except TimeoutError as error:

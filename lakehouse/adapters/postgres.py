@@ -1,9 +1,10 @@
 """PostgreSQL, the only importer of psycopg."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import psycopg
+from psycopg import sql
 
 from lakehouse.errors import ServerUnavailableError
 from lakehouse.settings import Settings
@@ -16,7 +17,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 @contextmanager
 def connect(
     settings: Settings, *, database: str | None = None, superuser: bool = False, autocommit: bool = False
-) -> Iterator[Connection]:
+) -> Generator[Connection]:
     """Open a connection to `database` (default: the pipeline's); commits at the end unless an error leaves it.
 
     Raises:
@@ -41,3 +42,21 @@ def connect(
         raise ServerUnavailableError(
             f"PostgreSQL at {where} did not answer ({error}): see `lakehouse stack status`"
         ) from error
+
+
+def create_role_and_databases(settings: Settings, databases: Iterable[str]) -> None:
+    """Create the pipeline's role with its password, and the databases it owns; idempotent.
+
+    Raises:
+        ServerUnavailableError: the server did not answer or ended the session.
+    """
+    user = sql.Identifier(settings.postgres.user)
+    password = sql.Literal(settings.postgres.password.get_secret_value())
+    with connect(settings, database="postgres", superuser=True, autocommit=True) as connection:
+        roles = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles")}
+        verb = sql.SQL("ALTER" if settings.postgres.user in roles else "CREATE")
+        connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, user, password))
+        present = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+        for name in databases:
+            if name not in present:
+                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), user))

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
@@ -17,7 +17,7 @@ _LOGGING = PROJECT_ROOT / "spark" / "log4j2.properties"
 
 
 @contextmanager
-def session(settings: Settings, name: str) -> Iterator[SparkSession]:
+def session(settings: Settings, name: str) -> Generator[SparkSession]:
     """Open a Spark session on `settings.spark.master` and stop it at the end.
 
     Its jars are those in `settings.spark.jars_directory`; None means that the Spark image already has them.
@@ -76,6 +76,7 @@ def read_kafka(
         .option("endingOffsets", _offsets_json(topic, ends))
         .option("includeHeaders", "true")
         .option("failOnDataLoss", "true")
+        .option("kafka.isolation.level", "read_committed")  # what a producer took back was never sent
     )
     if tasks > len(ranges):
         return reader.option("minPartitions", str(tasks)).load()
@@ -94,12 +95,15 @@ def collect(frame: DataFrame) -> list[Row]:
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
         if "failOnDataLoss" in text or "Some data may have been lost" in text:
-            raise DataLossError(f"Kafka lost offsets while they were read, nothing was committed: {_gist(text)}") from error
+            raise DataLossError(
+                f"Kafka lost offsets as they were read, nothing was committed: {_gist(text)}"
+            ) from error
         raise TransientError(f"the Spark job failed and nothing was committed: {_gist(text)}") from error
 
 
 def _gist(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "File "))]
+    stripped = (line.strip() for line in text.splitlines())
+    lines = [line for line in stripped if line and not line.startswith(("at ", "File "))]
     telling = [line for line in lines if "Error" in line or "Exception" in line]
     return " | ".join((telling or lines)[-3:])[:1000]
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from threading import Lock
@@ -21,10 +21,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH_OF_FILES = 500
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES  # else a table that goes into a pipe or a file would fold at 80 characters
+    return console
+
+
+errors = _console(stderr=True)
 """Progress, notices and errors; standard output holds the answer alone."""
 
-answers = Console(highlight=False, soft_wrap=True)
+answers = _console()
 
 
 class Format(StrEnum):
@@ -50,8 +60,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) or row[index] is None for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+        table.add_row(*map(_cell, row))
     answers.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def megabytes(size_bytes: int) -> str:
@@ -60,7 +76,7 @@ def megabytes(size_bytes: int) -> str:
 
 
 @contextmanager
-def install_progress() -> Iterator["InstallProgress"]:
+def install_progress() -> Generator["InstallProgress"]:
     """Show what an install fetches and builds, side by side; where nobody watches, a line at each tenth."""
     with Progress(
         TextColumn("{task.description:<16}"),
@@ -84,10 +100,7 @@ class InstallProgress:
 
     def __call__(self, step: str, done: int, total: int | None, unit: str) -> None:
         """Show the state of one step."""
-        if unit == "bytes":
-            amount = f"{megabytes(done)} of {megabytes(total or done)}"
-        else:
-            amount = f"{done} {unit}"
+        amount = f"{megabytes(done)} of {megabytes(total or done)}" if unit == "bytes" else f"{done} {unit}"
         with self._lock:
             if step not in self._tasks:
                 self._tasks[step] = self._bars.add_task(step, total=total, amount=amount)
@@ -100,7 +113,7 @@ class InstallProgress:
 
 
 @contextmanager
-def row_progress(title: str) -> Iterator[Callable[[int, int | None], None]]:
+def row_progress(title: str) -> Generator[Callable[[int, int | None], None]]:
     """A bar over rows with the remaining time, fed with (done, total); invisible where nobody watches."""
     with Progress(
         TextColumn(title),

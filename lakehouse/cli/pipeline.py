@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lakehouse import audit as auditing
 from lakehouse import ingest, transform
 from lakehouse import produce as producing
 from lakehouse.adapters.catalog import Lake
@@ -121,3 +122,41 @@ def produce(
     else:
         there = f", {result.already_there:,} were there already" if result.already_there else ""
         answers.print(f"{result.sent:,} messages sent to {result.topic} and confirmed{there}")
+
+
+def audit(output: Output = Format.TEXT) -> None:
+    """Prove that nothing is lost or doubled, from Kafka's offsets to the daily aggregate; exits 1 at any gap.
+
+    Example: `lakehouse audit --output json`
+    """
+    report = auditing.audit(get_settings())
+    if output is Format.JSON:
+        print_json(asdict(report))
+    else:
+        show_audit(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def show_audit(report: auditing.AuditReport) -> None:
+    """Print the ledger of each topic partition, and each gap."""
+    print_table(
+        ["topic partition", "read from", "up to", "published", "quarantined", "no message", "waiting"],
+        [
+            (
+                f"{row.topic}/{row.topic_partition}",
+                row.first_offset,
+                row.position,
+                row.published_rows,
+                row.quarantined_rows,
+                row.absent_offsets,
+                row.lag_rows,
+            )
+            for row in report.ledger
+        ],
+    )
+    if report.gaps:
+        print_table(["gap", "where", "rows", "what"], [(g.kind, g.where, g.rows, g.detail) for g in report.gaps])
+    aggregated = "not built yet" if report.aggregated_rows is None else f"{report.aggregated_rows:,} events"
+    answers.print(f"daily aggregate: {aggregated}, {report.unaggregated_rows:,} wait for the next build")
+    answers.print("nothing is lost or doubled" if report.ok else f"{len(report.gaps)} gaps", style="bold")

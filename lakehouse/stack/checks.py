@@ -1,5 +1,6 @@
 """What may be wrong with this machine, each with its fix; run before any server is touched, and by `stack doctor`."""
 
+import importlib
 import os
 import shutil
 import socket
@@ -44,6 +45,7 @@ def before_start(settings: Settings, to_start: Iterable[Server]) -> None:
     """
     to_start = list(to_start)
     _python()
+    artifacts.check_java(settings)
     _root_can_drop()
     _ports(to_start)
     _memory(to_start)
@@ -56,7 +58,7 @@ def examine(settings: Settings) -> list[Finding]:
     stopped = [server for server in servers(settings).values() if server.name not in running]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
-        ("java", lambda: str(artifacts.java(settings))),
+        ("java", lambda: artifacts.check_java(settings)),
         ("user", _root_can_drop),
         ("ports", lambda: _ports(stopped)),
         ("memory", lambda: _memory(stopped)),
@@ -81,7 +83,8 @@ def _python() -> str:
     version = ".".join(map(str, sys.version_info[:3]))
     if not (3, 11) <= sys.version_info < (3, 14):
         raise StackError(
-            f"Python {version} does not fit: make the environment with 3.11, 3.12 or 3.13 (`make venv PYTHON=python3.12`)"
+            f"Python {version} does not fit: make the environment with 3.11, 3.12 or 3.13 "
+            "(`make clean-venv venv PYTHON=python3.12`)"
         )
     return version
 
@@ -89,14 +92,21 @@ def _python() -> str:
 def _root_can_drop() -> str:
     if os.geteuid() == 0 and shutil.which("setpriv", path=os.defpath + ":/usr/sbin:/sbin") is None:
         raise StackError(
-            "PostgreSQL refuses to run as root and `setpriv` (package util-linux) is missing: install it, or use another user"
+            "PostgreSQL refuses to run as root and `setpriv` (package util-linux) is missing: "
+            "install it, or use another user"
         )
     return "root, PostgreSQL runs as nobody" if os.geteuid() == 0 else "not root"
 
 
 def _ports(stopped: Iterable[Server]) -> str:
     wanted = [(port, server.name) for server in stopped for port in (server.port, *server.more_ports) if port]
+    users: dict[int, str] = {}
     for port, name in wanted:
+        if port in users:
+            raise StackError(
+                f"{users[port]} and {name} both need port {port}: give one another port (docs/settings.md)"
+            )
+        users[port] = name
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -106,7 +116,7 @@ def _ports(stopped: Iterable[Server]) -> str:
                     f"port {port}, which {name} needs, is taken by {_owner(port)}: "
                     "end that program, or give the server another port (docs/settings.md)"
                 ) from error
-    return f"{len(wanted)} free"
+    return f"{', '.join(map(str, users))} are free" if users else "those of this stack's servers, which run"
 
 
 def _owner(port: int) -> str:
@@ -131,7 +141,7 @@ def _memory(stopped: Iterable[Server]) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    place = settings.home if settings.home.exists() else PROJECT_ROOT
+    place = next(path for path in (settings.home, *settings.home.parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < _STATE_BYTES:
         raise StackError(
@@ -158,7 +168,7 @@ def _credentials(settings: Settings) -> str:
 
 def _pyspark() -> str:
     try:
-        from pyspark.java_gateway import launch_gateway  # noqa: F401  # only the full package has it
+        importlib.import_module("pyspark.java_gateway")  # only the full package has it
     except ImportError as error:
         raise StackError(
             "pyspark-client overwrote the full pyspark: `make clean-venv venv` installs the locked set"
@@ -173,8 +183,5 @@ def _shadows() -> str:
 
 
 def _certificates(settings: Settings) -> str:
-    if settings.ca_bundle is None:
-        return "the systems' own"
-    if not settings.ca_bundle.is_file():
-        raise StackError(f"SSL_CERT_FILE names {settings.ca_bundle}, which is not there: correct or unset it")
-    return str(settings.ca_bundle)
+    artifacts.check_certificates(settings)
+    return str(settings.ca_bundle or "the authorities that each program brings")

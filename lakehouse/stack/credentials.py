@@ -18,6 +18,7 @@ _GENERATED = (
     "LAKEHOUSE_STACK__AIRFLOW_FERNET_KEY",
     "LAKEHOUSE_STACK__TRINO_SHARED_SECRET",
 )
+_BOUND_TO_DATA = "LAKEHOUSE_STACK__POSTGRES_SUPERUSER_PASSWORD"  # the others can be set anew by its owner
 
 
 def ensure(settings: Settings) -> bool:
@@ -27,15 +28,16 @@ def ensure(settings: Settings) -> bool:
         StackError: data of an earlier stack is there and its secrets are not, so nothing could open it.
     """
     path = settings.credentials_file
+    present = ""
     if path.exists():
         path.chmod(0o600)
-    elif (settings.home / "data").exists():
+        present = path.read_text()
+    known = {line.partition("=")[0].strip() for line in present.splitlines()}
+    if _BOUND_TO_DATA not in known and (settings.home / "data").exists():
         raise StackError(
-            f"{settings.home / 'data'} holds a stack's data but {path} with its secrets is gone: "
+            f"{settings.home / 'data'} holds a stack's data but {path} with its secrets is gone or cut off: "
             "put that file back, or start afresh with `make clean`"
         )
-    present = path.read_text() if path.exists() else ""
-    known = {line.partition("=")[0] for line in present.splitlines()}
     lines = [f"{name}={_secret(name)}" for name in _GENERATED if name not in known]
     if not lines:
         return False
@@ -43,7 +45,9 @@ def ensure(settings: Settings) -> bool:
     draft = path.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(present + "".join(f"{line}\n" for line in lines))
+        file.write("".join(f"{line}\n" for line in [*present.splitlines(), *lines]))
+        file.flush()
+        os.fsync(file.fileno())  # a rename may outlive a power cut that the content does not
     draft.replace(path)
     return True
 

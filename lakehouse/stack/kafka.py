@@ -6,8 +6,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient
-
+from lakehouse.adapters.kafka import ping
 from lakehouse.errors import StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
@@ -44,7 +43,7 @@ def server(settings: Settings) -> Server:
         url=f"{host}:{port}",
         command=(*java, "kafka.Kafka", str(conf / "server.properties")),
         prepare=lambda: _prepare(conf, data, host, port, java),
-        probe=lambda: _probe(settings),
+        probe=lambda: ping(settings),
         start_seconds=90,
         memory_bytes=400_000_000,
     )
@@ -71,7 +70,7 @@ def _prepare(conf: Path, data: Path, host: str, port: int, java: list[str]) -> N
         "group.initial.rebalance.delay.ms": 0,
         "message.max.bytes": MESSAGE_MAX_BYTES,
         "replica.fetch.max.bytes": MESSAGE_MAX_BYTES,
-        "log.retention.hours": 24 * 14,
+        "log.retention.ms": -1,  # no limit: `produce --once` looks for its messages in the whole topic
     }
     (conf / "server.properties").write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
     (conf / "log4j2.properties").write_text(_LOGGING)
@@ -80,10 +79,6 @@ def _prepare(conf: Path, data: Path, host: str, port: int, java: list[str]) -> N
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     command = [*java, "kafka.tools.StorageTool", "format", "--standalone"]
     command += ["--cluster-id", cluster_id, "--config", str(conf / "server.properties")]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.defpath})
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={"PATH": os.defpath})
     if done.returncode:
         raise StackError(f"Kafka could not format {data}: {(done.stdout + done.stderr).strip()[-800:]}")
-
-
-def _probe(settings: Settings) -> None:
-    AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0}).list_topics(timeout=3)

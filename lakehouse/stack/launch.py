@@ -11,13 +11,15 @@ from lakehouse.stack.server import Server, as_unprivileged
 from lakehouse.stack.servers import servers
 
 MARK = "OF_LAKEHOUSE_STACK"  # not LAKEHOUSE_…, which would be a setting
+NAME_MARK = "SERVER_OF_LAKEHOUSE_STACK"
 _INHERITED = ("HOME", "LANG", "TZ", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 
 
 def environment(settings: Settings, server: Server) -> dict[str, str]:
-    """What the server's process sees: little of ours, its own variables, and the mark of this stack."""
+    """What the server's process sees: little of ours, its own variables, and the marks of this stack."""
     base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {"PATH": os.defpath, "LANG": "C.UTF-8"} | base | dict(server.environment) | {MARK: str(settings.home)}
+    marks = {MARK: str(settings.home), NAME_MARK: server.name}
+    return {"PATH": os.defpath, "LANG": "C.UTF-8"} | base | dict(server.environment) | marks
 
 
 def main(name: str) -> None:

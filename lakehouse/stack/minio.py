@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio, MinioAdmin
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts

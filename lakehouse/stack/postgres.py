@@ -7,9 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from psycopg import sql
-
-from lakehouse.adapters.postgres import SUPERUSER, connect
+from lakehouse.adapters.postgres import SUPERUSER, connect, create_role_and_databases
 from lakehouse.errors import StackError
 from lakehouse.settings import Settings
 from lakehouse.stack.server import Server, as_unprivileged, own_by_unprivileged
@@ -40,7 +38,7 @@ def server(settings: Settings) -> Server:
         unprivileged=True,
         prepare=lambda: _initialise(settings, data, binaries),
         probe=lambda: _probe(settings),
-        settle=lambda: _create_databases(settings),
+        settle=lambda: create_role_and_databases(settings, (settings.postgres.database, *SERVER_DATABASES)),
         start_seconds=60,
         memory_bytes=150_000_000,
         stop_signal="INT",  # fast shutdown: ends sessions instead of waiting for them
@@ -68,7 +66,7 @@ def _initialise(settings: Settings, data: Path, binaries: Path) -> None:
     command = [str(binaries / "initdb"), "-D", str(draft), "-U", SUPERUSER, "--auth=scram-sha-256"]
     command += [f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]
     try:
-        done = subprocess.run(as_unprivileged(command), capture_output=True, text=True, cwd=os.sep)
+        done = subprocess.run(as_unprivileged(command), check=False, capture_output=True, text=True, cwd=os.sep)
     finally:
         password_file.unlink()
     if done.returncode:
@@ -79,16 +77,3 @@ def _initialise(settings: Settings, data: Path, binaries: Path) -> None:
 def _probe(settings: Settings) -> None:
     with connect(settings, database="postgres", superuser=True) as connection:
         connection.execute("SELECT 1")
-
-
-def _create_databases(settings: Settings) -> None:
-    user = sql.Identifier(settings.postgres.user)
-    password = sql.Literal(settings.postgres.password.get_secret_value())
-    with connect(settings, database="postgres", superuser=True, autocommit=True) as connection:
-        roles = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles")}
-        verb = sql.SQL("ALTER" if settings.postgres.user in roles else "CREATE")
-        connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, user, password))
-        present = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
-        for name in (settings.postgres.database, *SERVER_DATABASES):
-            if name not in present:
-                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), user))

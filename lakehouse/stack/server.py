@@ -23,7 +23,7 @@ class Server:
         name: unique, used in `lakehouse stack status` and as the log's file name.
         profile: the smallest profile that starts it.
         version: of the software it runs.
-        port: the loopback port it listens on; checked to be free before the first start. None if it has none of its own.
+        port: the loopback port it listens on, checked to be free before the first start; None if it has none.
         more_ports: other loopback ports it listens on.
         url: what a person or a client opens.
         command: argument list, absolute program first.

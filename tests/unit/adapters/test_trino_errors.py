@@ -2,11 +2,11 @@
 
 import pytest
 import requests
+from trino import exceptions
 
 from lakehouse.adapters.trino import query, translate
 from lakehouse.errors import LakehouseError, ServerUnavailableError, TerminalError, TransientError
 from lakehouse.settings import TrinoSettings
-from trino import exceptions
 
 
 def failed(error_type: str, error_name: str) -> exceptions.TrinoQueryError:

@@ -1,0 +1,125 @@
+"""Plans of ingest: by hand where the numbers matter, by Hypothesis where all numbers do."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakehouse.errors import DataLossError
+from lakehouse.plans import OffsetRange, plan_ingest
+
+PLENTY = 10**9
+
+# Of each topic partition: its number, (offset of the table, or None when it has none; start and end in Kafka).
+partitions = st.dictionaries(
+    st.integers(0, 40),
+    st.tuples(st.integers(0, 10**12), st.integers(0, 10**9), st.integers(0, 10**9)).map(
+        lambda t: (t[0] + t[1], t[0], t[0] + t[1] + t[2])
+    ),
+    min_size=1,
+    max_size=12,
+)
+caps = st.integers(1, 10**10)
+
+
+def offsets_of(topic: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
+    return {p: at for p, (at, _, _) in topic.items()}, {p: (start, end) for p, (_, start, end) in topic.items()}
+
+
+def test_a_first_run_reads_all_that_kafka_has() -> None:
+    plan = plan_ingest("t", {}, {1: (7, 9), 0: (0, 5)}, rows_per_run=PLENTY, rows_per_task=3)
+    assert plan.ranges == (OffsetRange(0, 0, 5), OffsetRange(1, 7, 9))
+    assert (plan.topic, plan.before, plan.after, plan.rows, plan.tasks) == ("t", {}, {0: 5, 1: 9}, 7, 3)
+
+
+def test_a_later_run_starts_where_the_table_stands() -> None:
+    plan = plan_ingest("t", {0: 3, 1: 9}, {0: (0, 5), 1: (7, 9)}, rows_per_run=PLENTY, rows_per_task=3)
+    assert plan.ranges == (OffsetRange(0, 3, 5),)
+    assert (plan.before, plan.after, plan.tasks) == ({0: 3, 1: 9}, {0: 5, 1: 9}, 1)
+
+
+def test_nothing_new_is_a_plan_without_ranges() -> None:
+    plan = plan_ingest("t", {0: 5}, {0: (0, 5)}, rows_per_run=PLENTY, rows_per_task=3)
+    assert (plan.ranges, plan.rows, plan.after) == ((), 0, {0: 5})
+
+
+def test_an_empty_topic_partition_gets_its_position_too() -> None:
+    plan = plan_ingest("t", {}, {0: (0, 5), 1: (0, 0)}, rows_per_run=PLENTY, rows_per_task=3)
+    assert plan.ranges == (OffsetRange(0, 0, 5),)
+    assert plan.after == {0: 5, 1: 0}
+
+
+def test_a_cap_is_shared_by_lag() -> None:
+    available = {0: (0, 900), 1: (0, 90), 2: (0, 10)}
+    plan = plan_ingest("t", {}, available, rows_per_run=100, rows_per_task=PLENTY)
+    assert plan.ranges == (OffsetRange(0, 0, 90), OffsetRange(1, 0, 9), OffsetRange(2, 0, 1))
+
+
+def test_a_cap_below_the_number_of_topic_partitions_is_kept() -> None:
+    plan = plan_ingest("t", {}, dict.fromkeys(range(4), (0, 5)), rows_per_run=1, rows_per_task=PLENTY)
+    assert plan.ranges == (OffsetRange(0, 0, 1),)
+    assert plan.after == {0: 1, 1: 0, 2: 0, 3: 0}
+
+
+def test_a_topic_partition_added_later_is_read_from_its_first_message() -> None:
+    plan = plan_ingest("t", {0: 5}, {0: (0, 5), 1: (0, 2)}, rows_per_run=PLENTY, rows_per_task=3)
+    assert plan.ranges == (OffsetRange(1, 0, 2),)
+    assert plan.after == {0: 5, 1: 2}
+
+
+@pytest.mark.parametrize(
+    ("position", "available", "told"),
+    [
+        ({0: 4}, {0: (7, 9)}, "offsets 4 to 6 of t/0 are gone"),
+        ({0: 10}, {0: (0, 9)}, "t/0 up to offset 10 and Kafka ends at 9"),
+        ({0: 1, 1: 3}, {0: (0, 1)}, "no partition 1, of which the table has read up to offset 3"),
+        ({0: 5}, {0: (0, 5), 1: (2, 4)}, "offsets 0 to 1 of t/1 are gone"),
+    ],
+)
+def test_a_gap_is_an_error_that_names_it(
+    position: dict[int, int], available: dict[int, tuple[int, int]], told: str
+) -> None:
+    with pytest.raises(DataLossError, match=told):
+        plan_ingest("t", position, available, rows_per_run=PLENTY, rows_per_task=3)
+
+
+@given(partitions, caps, caps)
+def test_a_plan_covers_what_lies_past_the_position_up_to_the_cap(
+    topic: dict[int, tuple[int, int, int]], rows_per_run: int, rows_per_task: int
+) -> None:
+    position, available = offsets_of(topic)
+    plan = plan_ingest("t", position, available, rows_per_run=rows_per_run, rows_per_task=rows_per_task)
+    assert plan.rows == min(rows_per_run, sum(end - at for at, _, end in topic.values()))
+    assert len({piece.topic_partition for piece in plan.ranges}) == len(plan.ranges)
+    for piece in plan.ranges:
+        at, _, end = topic[piece.topic_partition]
+        assert at == piece.start_offset < piece.end_offset <= end
+        assert plan.after[piece.topic_partition] == piece.end_offset
+    idle = topic.keys() - {piece.topic_partition for piece in plan.ranges}
+    assert {p: plan.after[p] for p in idle} == {p: position[p] for p in idle}
+    assert (plan.tasks - 1) * rows_per_task < max(1, plan.rows) <= plan.tasks * rows_per_task
+
+
+@given(partitions, st.integers(2, 20))
+def test_plans_one_after_another_read_every_offset_once(topic: dict[int, tuple[int, int, int]], runs: int) -> None:
+    position, available = offsets_of(topic)
+    to_do = sum(end - at for at, _, end in topic.values())
+    cap = max(1, -(-to_do // runs))
+    reached = dict(position)
+    for _ in range(runs):
+        plan = plan_ingest("t", reached, available, rows_per_run=cap, rows_per_task=PLENTY)
+        assert all(piece.start_offset == reached[piece.topic_partition] for piece in plan.ranges)
+        reached = dict(plan.after)
+    assert reached == {p: end for p, (_, _, end) in topic.items()}
+
+
+@given(partitions, st.data())
+def test_a_position_that_kafka_no_longer_has_is_refused(
+    topic: dict[int, tuple[int, int, int]], data: st.DataObject
+) -> None:
+    position, available = offsets_of(topic)
+    victim = data.draw(st.sampled_from(sorted(topic)))
+    _, start, end = topic[victim]
+    lost = [st.integers(end + 1, end + 10**6)] + ([st.integers(0, start - 1)] if start else [])
+    position[victim] = data.draw(st.one_of(lost))
+    with pytest.raises(DataLossError, match=f"t/{victim} "):
+        plan_ingest("t", position, available, rows_per_run=PLENTY, rows_per_task=PLENTY)
