@@ -24,8 +24,8 @@ run that finished leaves nothing to repeat.
 | up for retry, exit 75 | a server is away; look at `lakehouse stack status`. It retries by itself. |
 | failed, exit 1, another ingester moved the position | find the second ingester and stop one of them. |
 | failed, exit 1, Kafka no longer has offsets | data is lost; the message names the range. Raise Kafka's retention. |
-| failed, exit 3 | the answer to a commit got lost; when the catalog is back, trigger the DAG again: it finds out from the table. |
-| many rows in quarantine | `lakehouse sql 'select reason, count(*) from lake.quarantine.user_actions group by 1'`; usually an app has changed its events. |
+| failed, exit 3 | a commit's answer got lost; when the catalog is back, trigger again: the table tells. |
+| many rows in quarantine | count `lake.quarantine.user_actions` by `reason`; usually an app has changed its events. |
 """  # noqa: D212, D415  (the first line is the heading that the UI shows)
 
 from datetime import timedelta

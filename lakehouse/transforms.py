@@ -1,6 +1,5 @@
 """Turn Kafka rows into rows of the tables, batch by batch: Arrow in, Arrow out, no clock and no I/O."""
 
-
 import gc
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
