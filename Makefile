@@ -35,7 +35,7 @@ $(UV): requirements/uv.txt
 lock: $(UV) ## resolve the dependencies anew and write the lock files
 	$(COMPILE) --extra dev -o requirements/dev.txt
 	echo uv | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/uv.txt
-	$(BIN)/python -c 'from lakehouse.settings import get_settings; from lakehouse.stack.artifacts import lock; lock(get_settings())'
+	$(BIN)/python -c 'from lakehouse.settings import get_settings; from lakehouse.stack.maven import lock; lock(get_settings())'
 
 ## ---- run
 

@@ -90,7 +90,7 @@ def install_progress() -> Generator["InstallProgress"]:
 
 
 class InstallProgress:
-    """The callback for `artifacts.install`; several threads call it."""
+    """The callback for `install.install`; several threads call it."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

@@ -12,7 +12,8 @@ import typer
 from lakehouse.cli.output import Format, Output, answers, errors, install_progress, megabytes, print_json, print_table
 from lakehouse.errors import TerminalError
 from lakehouse.settings import Settings, get_settings
-from lakehouse.stack import artifacts, checks, local
+from lakehouse.stack import checks, local
+from lakehouse.stack import install as installing
 from lakehouse.stack.supervision import Supervision
 
 app = typer.Typer(help="Run the real servers on this machine, without Docker.", no_args_is_help=True)
@@ -30,7 +31,7 @@ ProfileOption = Annotated[Profile, typer.Option(help="`core` leaves Airflow out,
 
 def bring_up(profile: Profile, only: Collection[str] = ()) -> Settings:
     """Bring the servers up and show how it goes; returns the settings with their credentials."""
-    lacking = artifacts.missing(get_settings())
+    lacking = installing.missing(get_settings())
     if lacking:
         errors.print(f"Installing {', '.join(lacking)}: about 1.2 GB to download once, kept in {get_settings().cache}")
     with install_progress() as progress:
@@ -48,7 +49,7 @@ def install() -> None:
     Example: `lakehouse stack install`
     """
     with install_progress() as progress:
-        artifacts.install(get_settings(), progress)
+        installing.install(get_settings(), progress)
     errors.print(f"All servers are in {get_settings().cache}")
 
 

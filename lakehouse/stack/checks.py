@@ -12,7 +12,7 @@ import psutil
 
 from lakehouse.errors import LakehouseError, StackError
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.stack import artifacts
+from lakehouse.stack import artifacts, install, maven
 from lakehouse.stack.server import Server
 from lakehouse.stack.servers import servers
 from lakehouse.stack.supervision import Supervision
@@ -152,7 +152,7 @@ def _disk(settings: Settings) -> str:
 
 
 def _installed(settings: Settings) -> str:
-    if lacking := artifacts.missing(settings):
+    if lacking := install.missing(settings):
         raise StackError(f"not yet: {', '.join(lacking)}; run `lakehouse stack install`")
     return f"all, in {settings.cache}"
 
@@ -183,5 +183,5 @@ def _shadows() -> str:
 
 
 def _certificates(settings: Settings) -> str:
-    artifacts.check_certificates(settings)
+    maven.check_certificates(settings)
     return str(settings.ca_bundle or "the authorities that each program brings")

@@ -15,7 +15,9 @@ import psutil
 
 from lakehouse.errors import LakehouseError, StackError
 from lakehouse.settings import Settings, get_settings
-from lakehouse.stack import artifacts, checks, credentials
+from lakehouse.stack import checks, credentials
+from lakehouse.stack.children import Progress
+from lakehouse.stack.install import install
 from lakehouse.stack.server import Profile, Server
 from lakehouse.stack.servers import servers
 from lakehouse.stack.supervision import Supervision
@@ -53,7 +55,7 @@ def up(
     profile: Profile,
     *,
     only: Collection[str] = (),
-    progress: artifacts.Progress | None = None,
+    progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> Settings:
     """Install what is missing, then start every server of the profile that does not run; idempotent.
@@ -85,7 +87,7 @@ def up(
             get_settings.cache_clear()
             settings = get_settings()
             wanted = _wanted(settings, profile, only)
-        artifacts.install(settings, progress)
+        install(settings, progress)
         supervision.start(servers(settings, "full").values())
         _start_in_order(wanted, supervision, tell)
     return settings

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from lakehouse.errors import ServerUnavailableError, SettingsError, StackError
 from lakehouse.settings import Settings
-from lakehouse.stack import artifacts
-from lakehouse.stack.artifacts import JAR_PARTS, LOCKS, Jar, read_lock
+from lakehouse.stack import artifacts, install, maven
+from lakehouse.stack.artifacts import JAR_PARTS, LOCKS
+from lakehouse.stack.maven import Jar, read_lock
 
 ONE, OTHER = b"one" * 1000, b"other" * 1000
 LOCK = f"""\
@@ -107,7 +108,7 @@ def _only_a_small_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (locks / "catalog.lock").write_text("")
     monkeypatch.setattr(artifacts, "LOCKS", locks)
     monkeypatch.setattr(artifacts, "JAR_PARTS", ("kafka",))
-    monkeypatch.setattr(artifacts, "_FETCH_ATTEMPTS", 1)
+    monkeypatch.setattr(maven, "_FETCH_ATTEMPTS", 1)
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # starts in half the time
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -136,18 +137,18 @@ WHOLE = {"one-1.0.jar": ONE, "other-2.1-shaded.jar": OTHER}
 
 def test_an_install_brings_exactly_the_locked_files(settings: Settings, registry: Registry) -> None:
     seen = list[tuple[str, int, int | None, str]]()
-    artifacts.install(settings, lambda *step: seen.append(step))
+    install.install(settings, lambda *step: seen.append(step))
     assert fetched_files(settings) == WHOLE
     assert sorted(registry.fetched) == sorted(PATHS)
     assert seen[-1] == ("kafka", 8000, 8000, "bytes")
-    assert artifacts.missing(settings) == []
+    assert install.missing(settings) == []
     assert not list(settings.cache.rglob("java.flags"))
 
 
 def test_a_second_install_asks_the_registry_for_nothing(settings: Settings, registry: Registry) -> None:
-    artifacts.install(settings)
+    install.install(settings)
     registry.fetched.clear()
-    artifacts.install(settings)
+    install.install(settings)
     assert registry.fetched == []
 
 
@@ -156,11 +157,11 @@ def test_an_interrupted_install_goes_on_with_the_files_it_lacks(settings: Settin
     with pytest.raises(
         ServerUnavailableError, match=r"could not fetch 1 of 2 files of kafka .*not found: org\.example#one;1\.0"
     ):
-        artifacts.install(settings)
+        install.install(settings)
     assert not artifacts.part_directory(settings, "kafka").exists()
     registry.files = dict(PATHS)
     registry.fetched.clear()
-    artifacts.install(settings)
+    install.install(settings)
     assert registry.fetched == ["/org/example/one/1.0/one-1.0.jar"]
     assert fetched_files(settings) == WHOLE
 
@@ -168,27 +169,27 @@ def test_an_interrupted_install_goes_on_with_the_files_it_lacks(settings: Settin
 def test_a_damaged_file_of_an_interrupted_install_is_fetched_again(settings: Settings, registry: Registry) -> None:
     del registry.files["/org/example/deep/other/2.1/other-2.1-shaded.jar"]
     with pytest.raises(ServerUnavailableError):
-        artifacts.install(settings)
+        install.install(settings)
     draft = artifacts.part_directory(settings, "kafka").with_suffix(".draft")
     assert (draft / "one-1.0.jar").read_bytes() == ONE
     (draft / "one-1.0.jar").write_bytes(ONE[::-1])
     (draft / "other-2.1-shaded.jar").write_bytes(OTHER[:-1])
     registry.files = dict(PATHS)
-    artifacts.install(settings)
+    install.install(settings)
     assert fetched_files(settings) == WHOLE
 
 
 def test_a_file_that_is_not_the_locked_one_is_refused(settings: Settings, registry: Registry) -> None:
     registry.files["/org/example/one/1.0/one-1.0.jar"] = ONE[::-1]
     with pytest.raises(StackError, match=r"one-1\.0\.jar .* is not the file of kafka\.lock \(sha256 differs\)"):
-        artifacts.install(settings)
+        install.install(settings)
     assert not artifacts.part_directory(settings, "kafka").exists()
 
 
 def test_an_unreachable_registry_is_reported_with_the_reason(settings: Settings, registry: Registry) -> None:
     registry.server_close()
     with pytest.raises(ServerUnavailableError, match=r"Connection refused.*run again; what was fetched is kept"):
-        artifacts.install(settings)
+        install.install(settings)
 
 
 def test_a_proxy_of_the_environment_is_used_with_its_login(
@@ -197,7 +198,7 @@ def test_a_proxy_of_the_environment_is_used_with_its_login(
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40s%22s%5C@127.0.0.1:{registry.server_port}")
     behind = settings.model_copy(update={"maven_repository": "https://maven.invalid/"})
     with pytest.raises(ServerUnavailableError) as caught:
-        artifacts.install(behind)
+        install.install(behind)
     assert {address for address, _ in registry.proxied} == {"maven.invalid:443"}
     login = b64encode(b'me:p@s"s\\').decode()
     assert f"Basic {login}" in {given for _, given in registry.proxied}
@@ -211,21 +212,21 @@ def test_a_registry_that_no_proxy_names_is_reached_directly(
 ) -> None:
     monkeypatch.setenv("http_proxy", "127.0.0.1:1")
     monkeypatch.setenv("no_proxy", excepted)
-    artifacts.install(settings)
+    install.install(settings)
     assert fetched_files(settings) == WHOLE
 
 
 def test_a_missing_file_of_authorities_is_named(settings: Settings, tmp_path: Path) -> None:
     wrong = settings.model_copy(update={"ca_bundle": tmp_path / "gone.pem"})
     with pytest.raises(SettingsError, match=r"gone\.pem.*No such file or directory.*correct or unset it"):
-        artifacts.install(wrong)
+        install.install(wrong)
 
 
 def test_a_file_of_authorities_without_any_is_named(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     wrong = settings.model_copy(update={"ca_bundle": tmp_path / "empty.pem"})
     with pytest.raises(SettingsError, match=r"empty\.pem.*no certificates in PEM format"):
-        artifacts.install(wrong)
+        install.install(wrong)
 
 
 def test_a_java_that_is_too_old_is_refused_before_anything_is_fetched(
@@ -236,9 +237,9 @@ def test_a_java_that_is_too_old_is_refused_before_anything_is_fetched(
     program.write_text("#!/bin/sh\necho 'openjdk version \"21.0.9\" 2025-10-21' >&2\n")
     program.chmod(0o755)
     with pytest.raises(StackError, match=r"is Java 21\.0\.9, too old: set LAKEHOUSE_JAVA_HOME to a Java 24 or newer"):
-        artifacts.install(settings.model_copy(update={"java_home": tmp_path / "old"}))
+        install.install(settings.model_copy(update={"java_home": tmp_path / "old"}))
     with pytest.raises(StackError, match=r"can't run .*nowhere/bin/java \(No such file or directory\)"):
-        artifacts.install(settings.model_copy(update={"java_home": tmp_path / "nowhere"}))
+        install.install(settings.model_copy(update={"java_home": tmp_path / "nowhere"}))
     assert registry.fetched == []
 
 
@@ -247,17 +248,17 @@ def test_a_cache_on_a_full_disk_is_refused_before_anything_is_fetched(
 ) -> None:
     (artifacts.LOCKS / "kafka.lock").write_text(f"{'0' * 64} {10**18} org.example:huge:1.0:jar\n")
     with pytest.raises(StackError, match=r"the servers need 1000000000\.0 GB: free some space or set LAKEHOUSE_CACHE"):
-        artifacts.install(settings)
+        install.install(settings)
     assert registry.fetched == []
 
 
 INSTALL = """
     import sys, pathlib
     from lakehouse.settings import get_settings
-    from lakehouse.stack import artifacts
+    from lakehouse.stack import artifacts, install
     artifacts.LOCKS, artifacts.JAR_PARTS = pathlib.Path({locks!r}), ("kafka",)
     try:
-        artifacts.install(get_settings())
+        install.install(get_settings())
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -292,34 +293,34 @@ def test_ctrl_c_ends_an_install_with_its_children_and_the_next_one_completes_it(
     settings: Settings, registry: Registry
 ) -> None:
     registry.held_back = threading.Event()
-    install = install_elsewhere(settings)
+    other = install_elsewhere(settings)
     wait_for(lambda: registry.fetched)
-    children = psutil.Process(install.pid).children(recursive=True)
+    children = psutil.Process(other.pid).children(recursive=True)
     assert [child.name() for child in children] == ["java"]
-    install.send_signal(signal.SIGINT)
-    assert install.wait(timeout=10) == 130
+    other.send_signal(signal.SIGINT)
+    assert other.wait(timeout=10) == 130
     wait_for(lambda: all(has_ended(child) for child in children))
 
     registry.held_back.set()
     registry.held_back = None
-    artifacts.install(settings)
+    install.install(settings)
     assert fetched_files(settings) == WHOLE
 
 
 def test_what_a_killed_install_left_running_keeps_the_next_one_waiting(settings: Settings, registry: Registry) -> None:
     registry.held_back = threading.Event()
-    install = install_elsewhere(settings)
+    other = install_elsewhere(settings)
     wait_for(lambda: registry.fetched)
-    (child,) = psutil.Process(install.pid).children()
-    install.kill()
-    install.wait()
+    (child,) = psutil.Process(other.pid).children()
+    other.kill()
+    other.wait()
     assert child.is_running()
     with (settings.cache / "locks" / "kafka").open("w") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     registry.held_back.set()
     registry.held_back = None
-    artifacts.install(settings)
+    install.install(settings)
     assert has_ended(child)
     assert fetched_files(settings) == WHOLE
 
@@ -328,11 +329,11 @@ def test_ctrl_c_ends_an_install_that_waits_for_another_clone(settings: Settings,
     (settings.cache / "locks").mkdir()
     with (settings.cache / "locks" / "kafka").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        install = install_elsewhere(settings)
-        wait_for(lambda: psutil.Process(install.pid).num_threads() > 1)
+        other = install_elsewhere(settings)
+        wait_for(lambda: psutil.Process(other.pid).num_threads() > 1)
         time.sleep(1)
-        install.send_signal(signal.SIGINT)
-        assert install.wait(timeout=10) == 130
+        other.send_signal(signal.SIGINT)
+        assert other.wait(timeout=10) == 130
     assert registry.fetched == []
 
 
