@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from lakehouse.adapters.airflow import Airflow, Run, Task
 from lakehouse.errors import ServerUnavailableError, SettingsError, TerminalError
-from lakehouse.settings import get_settings
+from lakehouse.settings import AirflowSettings, Settings
 
 pytestmark = pytest.mark.integration
 
@@ -16,8 +16,8 @@ DAG_ID = "ingest_user_actions"
 
 
 @pytest.fixture(scope="module")
-def airflow() -> Iterator[Airflow]:
-    with Airflow(get_settings().airflow) as client:
+def airflow(full_stack: Settings) -> Iterator[Airflow]:
+    with Airflow(full_stack.airflow) as client:
         yield client
 
 
@@ -90,14 +90,14 @@ def test_a_pool_is_made_once(airflow: Airflow) -> None:
         airflow.ensure_pool("transform", 1, "One dbt writer at a time")
 
 
-def test_a_wrong_password_is_a_settings_error_that_does_not_show_it() -> None:
-    wrong = get_settings().airflow.model_copy(update={"password": SecretStr("not-the-password")})
+def test_a_wrong_password_is_a_settings_error_that_does_not_show_it(full_stack: Settings) -> None:
+    wrong = full_stack.airflow.model_copy(update={"password": SecretStr("not-the-password")})
     with Airflow(wrong) as client, pytest.raises(SettingsError, match="refuses the login") as raised:
         client.dag_ids()
     assert "not-the-password" not in str(raised.value)
 
 
 def test_a_server_that_is_away_is_transient() -> None:
-    nobody = get_settings().airflow.model_copy(update={"url": "http://127.0.0.1:1"})
+    nobody = AirflowSettings.model_validate({"url": "http://127.0.0.1:1"})
     with Airflow(nobody) as client, pytest.raises(ServerUnavailableError, match="stack up"):
         client.dag_ids()
