@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lakehouse.adapters import kafka, trino
-from lakehouse.adapters.catalog import Lake, accounts, advances, position, topics
+from lakehouse.adapters.catalog import Lake, accounts, advances, position, read_topic_id, topics
 from lakehouse.plans import Account, Offsets
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
@@ -97,6 +97,7 @@ def audit(settings: Settings) -> AuditReport:
         messages = _messages(settings, topic, events.metadata.current_snapshot_id, read)
         rows = _ledger(settings, topic, read, account, messages)
         ledger += rows
+        gaps += _made_anew(topic, read_topic_id(events, topic), kafka.topic_id(settings, topic))
         gaps += find_jumps(topic, advances(events, topic), read)
         gaps += [gap for row in rows for gap in _unread(row)]
         gaps += _offsets_amiss(settings, rows, messages)
@@ -185,6 +186,11 @@ def _ledger(
             )
         )
     return rows
+
+
+def _made_anew(topic: str, known: str | None, found: str) -> Iterable[Gap]:
+    if known not in (None, found):
+        yield Gap("kafka", topic, 0, f"the table has read the topic with id {known}, Kafka has made it anew as {found}")
 
 
 def _unread(row: LedgerRow) -> Iterable[Gap]:

@@ -25,8 +25,18 @@ from datetime import UTC, datetime
 from pyspark.sql import Row, SparkSession
 
 from lakehouse.adapters import kafka, spark
-from lakehouse.adapters.catalog import END_OFFSETS, START_OFFSETS, TOPIC, Lake, accounts, offsets_text, position
-from lakehouse.errors import LakehouseError
+from lakehouse.adapters.catalog import (
+    END_OFFSETS,
+    START_OFFSETS,
+    TOPIC,
+    Lake,
+    accounts,
+    facts_of,
+    offsets_text,
+    position,
+    read_topic_id,
+)
+from lakehouse.errors import DataLossError, LakehouseError
 from lakehouse.ingest_task import REPORT_DDL, IngestTask, Target
 from lakehouse.plans import Account, IngestPlan, Offsets, plan_ingest
 from lakehouse.settings import Settings
@@ -69,8 +79,10 @@ def run(settings: Settings, progress: Progress | None = None) -> IngestResult:
     started = time.monotonic()
     topic = settings.user_actions_topic
     lake = Lake(settings)
+    events = lake.load(USER_ACTIONS)
+    topic_id = _same_topic(settings, topic, read_topic_id(events, topic))
     available = kafka.offsets(settings, topic)
-    result = IngestResult(topic, position=position(lake.load(USER_ACTIONS), topic))
+    result = IngestResult(topic, position=position(events, topic))
     to_do = _plan(settings, topic, result.position, available, rows_per_run=None).rows
     done = 0
     with ExitStack() as stack:
@@ -78,11 +90,26 @@ def run(settings: Settings, progress: Progress | None = None) -> IngestResult:
         while done < to_do:
             plan = _plan(settings, topic, result.position, available, settings.ingest.rows_per_run)
             session = session or stack.enter_context(spark.session(settings, f"ingest {topic}"))
-            result = _add(result, _run_once(settings, lake, session, plan, available))
+            result = _add(result, _run_once(settings, lake, session, plan, topic_id, available))
             done += plan.rows
             if progress:
                 progress(done, to_do)
     return replace(result, seconds=round(time.monotonic() - started, 3))
+
+
+def _same_topic(settings: Settings, topic: str, known: str | None) -> str:
+    """Return the topic's id.
+
+    Raises:
+        DataLossError: the topic was made anew, so its offsets count other messages than the table's position does.
+    """
+    found = kafka.topic_id(settings, topic)
+    if known not in (None, found):
+        raise DataLossError(
+            f"topic {topic} was made anew: the table has read the one with id {known}, Kafka has {found}; "
+            "read the new one under a new name (LAKEHOUSE_KAFKA__USER_ACTIONS_TOPIC), or restore the old one"
+        )
+    return found
 
 
 def _plan(
@@ -98,7 +125,12 @@ def _plan(
 
 
 def _run_once(
-    settings: Settings, lake: Lake, session: SparkSession, plan: IngestPlan, available: dict[int, tuple[int, int]]
+    settings: Settings,
+    lake: Lake,
+    session: SparkSession,
+    plan: IngestPlan,
+    topic_id: str,
+    available: dict[int, tuple[int, int]],
 ) -> IngestResult:
     """Read, write and commit one plan."""
     run_id = uuid.uuid4().hex
@@ -122,6 +154,7 @@ def _run_once(
     result = _count(report, plan, sum(absent.values()))
     known = accounts(events, plan.topic)
     account = {p: known.get(p, Account(start)) for p, start in starts.items()}
+    account = {p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()}
 
     summary = {
         TOPIC: plan.topic,
@@ -149,7 +182,7 @@ def _run_once(
         after=plan.after,
         run_id=run_id,
         summary=summary,
-        accounts={p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()},
+        facts=facts_of(plan.topic, topic_id, account),
     )
     return result
 

@@ -54,6 +54,7 @@ from lakehouse.tables import TableSpec
 
 POSITION = "lakehouse.position."
 ACCOUNTS = "lakehouse.accounts."
+TOPIC_ID = "lakehouse.topic-id."
 RUN_ID = "lakehouse.run-id"
 TOPIC = "lakehouse.topic"
 START_OFFSETS = "lakehouse.start-offsets"
@@ -195,7 +196,7 @@ class Lake:
         after: Offsets,
         run_id: str,
         summary: Mapping[str, str],
-        accounts: Mapping[int, Account] | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> int:
         """Commit data files and the position after them in one step; returns the snapshot's id.
 
@@ -210,14 +211,14 @@ class Lake:
             after: the position it brings the table to.
             run_id: unique to this run; makes a commit whose answer was lost recognisable.
             summary: more entries for the snapshot's summary.
-            accounts: what an audit needs to know of each topic partition, kept beside the position.
+            facts: more properties of the table that belong to this position, see `facts_of`.
 
         Raises:
             FenceError: the table's position is not `before`.
             CommitStateUnknownError: the catalog's answers were lost and it can't be asked what happened.
             ServerUnavailableError: the catalog refused or did not answer, and surely nothing was committed.
         """
-        properties = {POSITION + topic: offsets_text(after)} | _accounts_property(topic, accounts or {})
+        properties = {POSITION + topic: offsets_text(after)} | dict(facts or {})
         sent = False
         problem: Exception | None = None
         for attempt in range(_COMMIT_ATTEMPTS):
@@ -330,10 +331,15 @@ def accounts(table: Table, topic: str) -> dict[int, Account]:
     return {int(partition): Account(**account) for partition, account in json.loads(text).items()}
 
 
-def _accounts_property(topic: str, of_partitions: Mapping[int, Account]) -> dict[str, str]:
-    if not of_partitions:
-        return {}
-    return {ACCOUNTS + topic: json.dumps({str(p): asdict(account) for p, account in sorted(of_partitions.items())})}
+def facts_of(topic: str, topic_id: str, of_partitions: Mapping[int, Account]) -> dict[str, str]:
+    """What a position alone can't tell, as properties: which topic of that name was read, and its accounts."""
+    rows = {str(partition): asdict(account) for partition, account in sorted(of_partitions.items())}
+    return {TOPIC_ID + topic: topic_id, ACCOUNTS + topic: json.dumps(rows)}
+
+
+def read_topic_id(table: Table, topic: str) -> str | None:
+    """The id of the topic that the table has read; None before the first run."""
+    return table.properties.get(TOPIC_ID + topic)
 
 
 def topics(table: Table) -> list[str]:

@@ -19,6 +19,7 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka import Message as ClientMessage
@@ -180,6 +181,24 @@ def delete_records(settings: Settings, topic: str) -> None:
         raise _translated(error, settings, doing) from error
     except TimeoutError as error:
         raise _unanswered(settings, doing) from error
+
+
+def topic_id(settings: Settings, topic: str) -> str:
+    """Read the id that Kafka gave a topic when it was created; one made anew under the same name has another.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    admin = _admin(settings)
+    doing = f"read the id of {topic}"
+    try:
+        found = _results(admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_SECONDS))
+    except KafkaException as error:
+        raise _translated(error, settings, doing) from error
+    except TimeoutError as error:
+        raise _unanswered(settings, doing) from error
+    return str(found[topic].topic_id)
 
 
 def offsets(settings: Settings, topic: str) -> dict[int, tuple[int, int]]:

@@ -58,7 +58,7 @@ def demo() -> None:
 
 @contextmanager
 def _step(title: str) -> Generator[None]:
-    errors.print(Rule(title, align="left", style="blue"))
+    errors.print(Rule(title, align="left", style="blue"), width=80)
     started = time.monotonic()
     yield
     errors.print(f"  {time.monotonic() - started:.0f} s", style="dim")
@@ -134,7 +134,7 @@ def _counts(settings: Settings) -> dict[str, int]:
 
 def _show(settings: Settings, counts: dict[str, int]) -> None:
     lake, prefix = settings.catalog.name, settings.prefix
-    answers.print(Rule("Result", align="left", style="blue"))
+    answers.print(Rule("Result", align="left", style="blue"), width=80)
     reasons = trino.query(
         settings.trino,
         f"SELECT reason, count(*) FROM {lake}.{prefix}quarantine.user_actions GROUP BY reason ORDER BY 2 DESC, 1",

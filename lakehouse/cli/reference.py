@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand, TyperGroup
 
+from lakehouse import events
 from lakehouse.cli.main import app
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.tables import ALL, MICROS, TableSpec
@@ -52,6 +53,63 @@ This page is made by `make reference`; change the code, then run it.
 These are the tables that ingest writes; `make docs` describes the models that dbt builds from them.
 Types are Iceberg's; times are microseconds in UTC.
 A *personal* column names or points at a person: its bounds are kept out of the table's metadata."""
+_CONTRACT: Final = """\
+# Contract of user-action events
+
+This page is made by `make reference`; change the code, then run it.
+
+Rule version {version}.
+
+One Kafka message holds one JSON object:
+
+```json
+{{"timestamp": "2023-10-23T12:34:56Z", "event_name": "view",
+ "user_identifiers": {{"platform": "web", "id": "user_12345"}},
+ "product_information": {{"name": "Wireless Mouse", "SKU": "SKU-1001"}}}}
+```
+
+## Fields
+
+All are required.
+Names are exact, upper and lower case included.
+
+| field | column | type | meaning |
+| --- | --- | --- | --- |
+{fields}
+
+- A string must hold something other than whitespace, and no control character (U+0000 to U+001F).
+  It is stored as it came: nothing is trimmed, and case is kept.
+- Event names and platforms are open sets: a new one flows through.
+- Any other field, at any level, is kept in the column `unknown_fields` as JSON text, nested as it came and with its
+  numbers as they were written, for example `{{"product_information":{{"color":"red"}}}}`.
+  It never sets a message aside.
+
+## Timestamps
+
+- RFC 3339 with `Z` or an offset such as `+02:00`; `t` and `z` may be lower case, as RFC 3339 allows.
+  A space instead of `T` is refused.
+- `event_datetime` is the moment in UTC with microseconds, and `event_date` its UTC date.
+  Digits beyond the sixth are cut off, not rounded, so that no event moves into the next day.
+- A leap second (`:60`) is refused, because the column types have no such moment.
+- The moment must lie between {before} days before and {after} day after Kafka's own timestamp of the message.
+  The clock of the machine that decodes plays no part, so a replay gives the same verdict.
+
+## Messages
+
+RFC 8259 without leniency: UTF-8 without a byte order mark, one object, nothing after it but whitespace, no field named
+twice at any depth, no NaN or Infinity or number beyond a double, no lone surrogate, at most {depth} levels deep,
+at most {bytes} bytes.
+
+## Reasons for quarantine
+
+A message that breaks a rule becomes a row in quarantine, with the first problem as its reason.
+Looked at are the bytes, then the grammar, then what the objects hold, in the order of the message;
+then the required fields in the order of the table above; last the range of the timestamp.
+
+| reason | meaning |
+| --- | --- |
+{reasons}
+"""
 _TYPES: Final = {
     pa.string(): "string",
     pa.binary(): "binary",
@@ -88,6 +146,24 @@ def settings_page() -> str:
     return _joined(lines)
 
 
+def contract_page() -> str:
+    """Write `docs/event-contract.md`: what a message must hold, and each reason to set one aside."""
+    fields = "\n".join(
+        f"| `{rule.path}` | `{rule.column}` | string, 1 to {rule.max_characters:,} characters | {rule.doc} |"
+        for rule in events.FIELDS
+    )
+    reasons = "\n".join(f"| `{reason}` | {reason.doc} |" for reason in events.Reason)
+    return _CONTRACT.format(
+        version=events.RULE_VERSION,
+        fields=fields,
+        reasons=reasons,
+        bytes=f"{events.MAX_MESSAGE_BYTES:,}",
+        depth=events.MAX_DEPTH,
+        before=f"{events.MAX_DAYS_BEFORE_KAFKA:,}",
+        after=events.MAX_DAYS_AFTER_KAFKA,
+    )
+
+
 def tables_page() -> str:
     """Write `docs/tables.md`: each table with its columns, partition, order and properties."""
     lines = [_TABLES]
@@ -110,6 +186,7 @@ def tables_page() -> str:
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli.md": commands_page,
     "settings.md": settings_page,
+    "event-contract.md": contract_page,
     "tables.md": tables_page,
 }
 """The generated pages by their file's name in `docs/`."""

@@ -31,11 +31,17 @@ ProfileOption = Annotated[Profile, typer.Option(help="`core` leaves Airflow out,
 
 def bring_up(profile: Profile, only: Collection[str] = ()) -> Settings:
     """Bring the servers up and show how it goes; returns the settings with their credentials."""
-    lacking = installing.missing(get_settings())
-    if lacking:
-        errors.print(f"Installing {', '.join(lacking)}: about 1.2 GB to download once, kept in {get_settings().cache}")
+    _announce_install()
     with install_progress() as progress:
         return local.up(profile.value, only=only, progress=progress, notice=_notice)
+
+
+def _announce_install() -> None:
+    settings = get_settings()
+    if lacking := installing.missing(settings):
+        compiled = ", and MinIO to compile, which takes some minutes" if "minio" in lacking else ""
+        size = megabytes(sum(lacking.values()))
+        errors.print(f"Installing {', '.join(lacking)} into {settings.cache}: {size} to download{compiled}, once")
 
 
 def _notice(name: str, event: str) -> None:
@@ -48,6 +54,7 @@ def install() -> None:
 
     Example: `lakehouse stack install`
     """
+    _announce_install()
     with install_progress() as progress:
         installing.install(get_settings(), progress)
     errors.print(f"All servers are in {get_settings().cache}")

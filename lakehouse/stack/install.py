@@ -36,10 +36,11 @@ class _Step:
     make: Callable[[Path, int], None]  # (draft path, which then takes its final name; descriptor of the step's lock)
 
 
-def missing(settings: Settings) -> list[str]:
-    """Names of the parts that `install` would still have to fetch or build."""
-    names = [step.name for step in _steps(settings, _silent, Children()) if not step.path.exists()]
-    return names + ([] if catalog_classes(settings).exists() else ["catalog class"])
+def missing(settings: Settings) -> dict[str, int]:
+    """The parts that `install` would still have to fetch or build, with the bytes to download of those it fetches."""
+    steps = [step for step in _steps(settings, _silent, Children()) if not step.path.exists()]
+    parts = {step.name: step.needs_bytes if step.name in artifacts.JAR_PARTS else 0 for step in steps}
+    return parts | ({} if catalog_classes(settings).exists() else {"catalog class": 0})
 
 
 def install(settings: Settings, progress: Progress | None = None) -> None:

@@ -42,6 +42,14 @@ def test_creating_a_topic_twice_changes_nothing(environment: Settings, topic: st
     assert held(environment, topic) == 1
 
 
+def test_a_topic_made_anew_has_another_id(environment: Settings, topic: str) -> None:
+    first = kafka.topic_id(environment, topic)
+    assert kafka.topic_id(environment, topic) == first
+    kafka.delete_topic(environment, topic)
+    kafka.create_topic(environment, topic, 1)
+    assert kafka.topic_id(environment, topic) != first
+
+
 def test_a_new_topic_holds_no_offsets(environment: Settings, topic: str) -> None:
     assert kafka.offsets(environment, topic) == {0: (0, 0), 1: (0, 0), 2: (0, 0)}
     assert list(kafka.read(environment, topic)) == []

@@ -17,8 +17,9 @@ from confluent_kafka.cimpl import NewPartitions
 
 from lakehouse import ingest
 from lakehouse.adapters import kafka, trino
-from lakehouse.adapters.catalog import Lake, position
+from lakehouse.adapters.catalog import TOPIC_ID, Lake, position
 from lakehouse.adapters.kafka import Message
+from lakehouse.audit import audit
 from lakehouse.errors import DataLossError, TerminalError
 from lakehouse.ingest import IngestResult
 from lakehouse.settings import Settings
@@ -309,7 +310,22 @@ def test_a_topic_that_was_made_anew_is_an_error(shop: Settings) -> None:
         ingest.run(shop)
 
 
-def _stand_at(settings: Settings, after: dict[int, int], before: dict[int, int] | None = None) -> None:
+def test_a_topic_that_was_made_anew_and_grew_past_the_position_is_an_error(shop: Settings) -> None:
+    topic = shop.user_actions_topic
+    send(shop, *[Message(b"user", b"not json")] * 5)
+    _stand_at(shop, {0: 0, 1: 0, 2: 0}, facts={TOPIC_ID + topic: "the id before"})
+    with pytest.raises(DataLossError, match=rf"{topic} was made anew: .* id the id before"):
+        ingest.run(shop)
+    gaps = [gap for gap in audit(shop).gaps if gap.kind == "kafka"]
+    assert [(gap.where, gap.rows) for gap in gaps] == [(topic, 0)]
+
+
+def _stand_at(
+    settings: Settings,
+    after: dict[int, int],
+    before: dict[int, int] | None = None,
+    facts: dict[str, str] | None = None,
+) -> None:
     Lake(settings).append(
         USER_ACTIONS,
         [],
@@ -318,6 +334,7 @@ def _stand_at(settings: Settings, after: dict[int, int], before: dict[int, int] 
         after=after,
         run_id=str(after),
         summary={},
+        facts=facts,
     )
 
 

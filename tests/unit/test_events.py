@@ -378,13 +378,3 @@ json_values = st.recursive(
 def test_unknown_fields_come_back_as_the_same_json(unknown: dict[str, Any]) -> None:
     event = accepted(json.dumps(json.loads(SAMPLE) | unknown).encode())
     assert json.loads(event.unknown_fields or "") == unknown
-
-
-def test_the_contract_in_docs_is_the_generated_one() -> None:
-    assert (ROOT / "docs/event-contract.md").read_text() == events.contract_markdown()
-
-
-def test_the_contract_names_every_reason_and_field() -> None:
-    contract = events.contract_markdown()
-    assert all(f"| `{reason}` | {reason.doc} |" in contract for reason in Reason)
-    assert all(f"| `{rule.path}` | `{rule.column}` |" in contract for rule in events.FIELDS)

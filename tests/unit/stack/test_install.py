@@ -141,7 +141,7 @@ def test_an_install_brings_exactly_the_locked_files(settings: Settings, registry
     assert fetched_files(settings) == WHOLE
     assert sorted(registry.fetched) == sorted(PATHS)
     assert seen[-1] == ("kafka", 8000, 8000, "bytes")
-    assert install.missing(settings) == []
+    assert install.missing(settings) == {}
     assert not list(settings.cache.rglob("java.flags"))
 
 
