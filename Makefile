@@ -27,7 +27,7 @@ $(UV): requirements/uv.txt
 	@touch $(UV)
 
 .venv/ready: $(UV) requirements/dev.txt pyproject.toml
-	@echo "Python environment: about 280 packages, 0.7 GB to download the first time"
+	@echo "Python environment: about 280 packages, 1 GB to download the first time"
 	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@touch .venv/ready

@@ -1,6 +1,7 @@
 """Fixtures for tests on the real servers: a running stack is reused, else one is started and stopped at the end."""
 
 import secrets
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,12 @@ from lakehouse.adapters.catalog import Lake
 from lakehouse.settings import Settings, get_settings
 from lakehouse.stack import artifacts, local
 from lakehouse.stack.server import Profile
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C also where a shell started the tests in the background, which turns it off for them and all below."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

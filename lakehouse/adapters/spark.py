@@ -1,7 +1,9 @@
 """Spark sessions, and Spark's batch reader of Kafka."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
@@ -43,11 +45,15 @@ def session(settings: Settings, name: str) -> Generator[SparkSession]:
         classpath = f"{settings.spark.jars_directory}/*"
         builder = builder.config("spark.driver.extraClassPath", classpath)
         builder = builder.config("spark.executor.extraClassPath", classpath)
+    interrupted = signal.getsignal(signal.SIGINT)
     spark = builder.getOrCreate()
     try:
         yield spark
     finally:
         spark.stop()
+        if threading.current_thread() is threading.main_thread():
+            # Spark's own handler stays behind, and fails on a session that is no more.
+            signal.signal(signal.SIGINT, interrupted)
 
 
 def read_kafka(

@@ -12,7 +12,6 @@ from rich.rule import Rule
 from lakehouse import produce
 from lakehouse.adapters import trino
 from lakehouse.adapters.airflow import Airflow, Run, Task
-from lakehouse.adapters.catalog import Lake
 from lakehouse.audit import audit
 from lakehouse.cli.output import answers, errors, print_table
 from lakehouse.cli.pipeline import show_audit
@@ -20,7 +19,6 @@ from lakehouse.cli.query import trino_cli
 from lakehouse.cli.stack import Profile, bring_up
 from lakehouse.errors import TerminalError
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.tables import ALL
 
 SAMPLE_DAY = PROJECT_ROOT / "data" / "user-actions-2023-10-23.jsonl"
 INGEST, TRANSFORM = "ingest_user_actions", "transform"
@@ -38,11 +36,6 @@ def demo() -> None:
     """
     with _step("Starting the servers"):
         settings = bring_up(Profile.FULL)
-    with _step("Creating the tables"):
-        lake = Lake(settings)
-        for spec in ALL:
-            applied = lake.apply(spec)
-            errors.print(f"  {applied.table}: {applied.outcome}")
     with _step(f"Sending {SAMPLE_DAY.relative_to(PROJECT_ROOT)} to Kafka"):
         sent = produce.produce_file(settings, SAMPLE_DAY, once=True)
         errors.print(f"  {sent.sent:,} messages sent and confirmed, {sent.already_there:,} were there already")

@@ -63,7 +63,7 @@ def servers(settings: Settings) -> tuple[Server, ...]:
             name="airflow-scheduler",
             port=None,
             command=_command("scheduler", "--skip-serve-logs"),
-            after=("airflow-api-server",),
+            after=("airflow-api-server", "catalog", "kafka", "trino"),  # what its first runs need
             probe=functools.partial(_probe, connect, "scheduler"),
             stop_seconds=40,
             memory_bytes=350 << 20,

@@ -5,10 +5,12 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lakehouse.adapters.catalog import Lake
 from lakehouse.errors import ServerUnavailableError, StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
 from lakehouse.stack.server import Server
+from lakehouse.tables import ALL
 
 MAIN_CLASS = "org.apache.iceberg.rest.RestCatalogServer"
 DATABASE = "catalog"
@@ -82,9 +84,16 @@ def server(settings: Settings) -> Server:
         },
         after=("postgres", "minio"),
         probe=lambda: _probe(_HOST, port),
+        settle=lambda: _apply_tables(settings),
         start_seconds=60,
         memory_bytes=200_000_000,
     )
+
+
+def _apply_tables(settings: Settings) -> None:
+    lake = Lake(settings)
+    for spec in ALL:
+        lake.apply(spec)
 
 
 def _probe(host: str, port: int) -> None:

@@ -6,7 +6,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from lakehouse.adapters.kafka import ping
+from lakehouse.adapters.kafka import create_topic, ping
 from lakehouse.errors import StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
@@ -44,9 +44,14 @@ def server(settings: Settings) -> Server:
         command=(*java, "kafka.Kafka", str(conf / "server.properties")),
         prepare=lambda: _prepare(conf, data, host, port, java),
         probe=lambda: ping(settings),
+        settle=lambda: _create_topics(settings),
         start_seconds=90,
         memory_bytes=400_000_000,
     )
+
+
+def _create_topics(settings: Settings) -> None:
+    create_topic(settings, settings.user_actions_topic, settings.kafka.user_actions_partitions)
 
 
 def _prepare(conf: Path, data: Path, host: str, port: int, java: list[str]) -> None:

@@ -33,7 +33,7 @@ class Server:
         unprivileged: run as `nobody` when the stack runs as root (PostgreSQL refuses root).
         prepare: write configuration and data directories; runs before each start, idempotent.
         probe: raise any exception while the server can't serve a real request yet.
-        settle: create what clients expect in it (buckets, databases, users); runs when healthy, idempotent.
+        settle: create what clients expect in it (buckets, users, topics, tables); runs when healthy, idempotent.
         start_seconds: how long it may take until `probe` passes.
         stop_seconds: how long it may take to stop before it is killed.
         stop_signal: what asks it to stop.
