@@ -66,7 +66,8 @@ def _sequence(settings: Settings, airflow: Airflow) -> None:
         errors.print("  nothing new to build")
         return
     caused = _caused(airflow, run_id)
-    if caused is None:  # the rows came with a run of the schedule, whose build may have ended before ours began
+    if caused is None:  # and the build that run started may have ended before we looked
+        errors.print("  a run of the schedule was quicker and brought the rows; asking for a build of them")
         airflow.trigger(TRANSFORM, run_id)
         caused = run_id
     _wait(airflow, TRANSFORM, caused)
