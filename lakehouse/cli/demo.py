@@ -12,7 +12,7 @@ from rich.rule import Rule
 from lakehouse import produce
 from lakehouse.adapters import trino
 from lakehouse.adapters.airflow import Airflow, Run, Task
-from lakehouse.audit import audit
+from lakehouse.audit import AuditReport, audit
 from lakehouse.cli.output import answers, errors, print_table
 from lakehouse.cli.pipeline import show_audit
 from lakehouse.cli.query import trino_cli
@@ -39,10 +39,10 @@ def demo() -> None:
     with _step(f"Sending {SAMPLE_DAY.relative_to(PROJECT_ROOT)} to Kafka"):
         sent = produce.produce_file(settings, SAMPLE_DAY, once=True)
         errors.print(f"  {sent.sent:,} messages sent and confirmed, {sent.already_there:,} were there already")
-    before = _counts(settings) if _has_mart(settings) else None
+    before = audit(settings)
     with _step("Ingesting and building, by Airflow"), Airflow(settings.airflow) as airflow:
         _sequence(settings, airflow)
-    after = _counts(settings)
+    after = audit(settings)
     _show(settings, after)
     if sent.sent == 0 and before == after:
         answers.print("Run again: no message was sent, ingested or counted twice.")
@@ -62,7 +62,8 @@ def _sequence(settings: Settings, airflow: Airflow) -> None:
     run_id = f"demo__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
     airflow.trigger(INGEST, run_id)
     _wait(airflow, INGEST, run_id)
-    if _is_built(settings):
+    report = audit(settings)
+    if report.aggregated_rows is not None and not report.unaggregated_rows:
         errors.print("  nothing new to build")
         return
     caused = _caused(airflow, run_id)
@@ -98,35 +99,7 @@ def _wait(airflow: Airflow, dag_id: str, run_id: str) -> None:
         )
 
 
-def _is_built(settings: Settings) -> bool:
-    if not _has_mart(settings):
-        return False
-    counts = _counts(settings)
-    return counts["aggregated"] == counts["published"]
-
-
-def _has_mart(settings: Settings) -> bool:
-    lake, prefix = settings.catalog.name, settings.prefix
-    tables = trino.query(
-        settings.trino,
-        "SELECT count(*) FROM system.metadata.table_comments "
-        f"WHERE catalog_name = '{lake}' AND schema_name = '{prefix}marts' AND table_name = 'fct_events_daily'",
-    )
-    return tables != [(0,)]
-
-
-def _counts(settings: Settings) -> dict[str, int]:
-    lake, prefix = settings.catalog.name, settings.prefix
-    (row,) = trino.query(
-        settings.trino,
-        f"SELECT (SELECT count(*) FROM {lake}.{prefix}events.user_actions), "
-        f"(SELECT count(*) FROM {lake}.{prefix}quarantine.user_actions), "
-        f"(SELECT coalesce(sum(event_count), 0) FROM {lake}.{prefix}marts.fct_events_daily)",
-    )
-    return dict(zip(("published", "quarantined", "aggregated"), row, strict=True))
-
-
-def _show(settings: Settings, counts: dict[str, int]) -> None:
+def _show(settings: Settings, report: AuditReport) -> None:
     lake, prefix = settings.catalog.name, settings.prefix
     answers.print(Rule("Result", align="left", style="blue"), width=80)
     reasons = trino.query(
@@ -142,12 +115,13 @@ def _show(settings: Settings, counts: dict[str, int]) -> None:
     command = trino_cli(settings, "--execute", statement, "--output-format", "ALIGNED")
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     answers.print("\nThe ledger, from Kafka's offsets to the daily aggregate (`lakehouse audit`):\n")
-    report = audit(settings)
     show_audit(report)
     messages = sum(row.end_offset - row.first_offset for row in report.ledger)
+    published = sum(row.published_rows for row in report.ledger)
+    quarantined = sum(row.quarantined_rows for row in report.ledger)
     answers.print(
-        f"{messages:,} messages in Kafka = {counts['published']:,} events + {counts['quarantined']:,} in quarantine; "
-        f"{counts['aggregated']:,} events in the daily aggregate"
+        f"{messages:,} messages in Kafka = {published:,} events + {quarantined:,} in quarantine; "
+        f"{report.aggregated_rows or 0:,} events in the daily aggregate"
     )
     if not report.ok:
         raise TerminalError(

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lakehouse.adapters.catalog import Lake
 from lakehouse.errors import ServerUnavailableError, StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
@@ -91,6 +90,9 @@ def server(settings: Settings) -> Server:
 
 
 def _apply_tables(settings: Settings) -> None:
+    # Heavy, and each launch of any server imports this module.
+    from lakehouse.adapters.catalog import Lake  # noqa: PLC0415
+
     lake = Lake(settings)
     for spec in ALL:
         lake.apply(spec)

@@ -59,8 +59,8 @@ def install(settings: Settings, progress: Progress | None = None) -> None:
     maven.check_certificates(settings)
     _check_disk(settings, steps)
     with ThreadPoolExecutor(max_workers=max(len(steps), 1)) as pool:
-        futures = [pool.submit(_make, settings, step, children) for step in steps]
         try:
+            futures = [pool.submit(_make, settings, step, children) for step in steps]
             for future in as_completed(futures):
                 future.result()
         except BaseException:

@@ -330,8 +330,7 @@ def test_ctrl_c_ends_an_install_that_waits_for_another_clone(settings: Settings,
     with (settings.cache / "locks" / "kafka").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         other = install_elsewhere(settings)
-        wait_for(lambda: psutil.Process(other.pid).num_threads() > 1)
-        time.sleep(1)
+        wait_for(lambda: lock.name in [file.path for file in psutil.Process(other.pid).open_files()])
         other.send_signal(signal.SIGINT)
         assert other.wait(timeout=10) == 130
     assert registry.fetched == []
