@@ -153,7 +153,8 @@ def _run_once(
     absent = _absent(report, plan, held)
     result = _count(report, plan, sum(absent.values()))
     known = accounts(events, plan.topic)
-    account = {p: known.get(p, Account(start)) for p, start in starts.items()}
+    # A position without an account was not made by an ingest of ours; an audit then asks for everything from 0.
+    account = {p: known.get(p, Account(0 if p in plan.before else start)) for p, start in starts.items()}
     account = {p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()}
 
     summary = {
