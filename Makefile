@@ -8,7 +8,7 @@ UV := .venv/tools/bin/uv
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv start stop status demo test test-unit test-integration check format reference docs lock clean clean-venv
+.PHONY: help venv start stop status demo test test-unit test-integration test-faults bench check format reference docs lock clean clean-venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ $(UV): requirements/uv.txt
 lock: $(UV) ## resolve the dependencies anew and write the lock files
 	$(COMPILE) --extra dev -o requirements/dev.txt
 	echo uv | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/uv.txt
+	echo duckdb | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/bench.txt
 	$(BIN)/python -c 'from lakehouse.settings import get_settings; from lakehouse.stack.maven import lock; lock(get_settings())'
 
 ## ---- run
@@ -76,7 +77,19 @@ test-unit: venv ## the tests that need no server
 	$(BIN)/pytest -m "not integration"
 
 test-integration: venv ## the tests on the real servers
-	$(BIN)/pytest -m integration
+	$(BIN)/pytest -m "integration and not faults"
+
+test-faults: venv ## the whole crash matrix: real kills, restarts and broken connections; takes half an hour
+	$(BIN)/pytest -m "" tests/faults
+
+## ---- measure
+
+.venv/bench-ready: .venv/ready requirements/bench.txt
+	@$(UV) pip install --python $(BIN)/python --quiet --require-hashes -r requirements/bench.txt
+	@touch .venv/bench-ready
+
+bench: .venv/bench-ready ## measure ingest beside its rivals, about an hour; writes bench/results/ and docs/benchmarks.md (BENCH=--quick: small sizes)
+	@$(BIN)/python -m bench $(BENCH)
 
 ## ---- clean
 

@@ -1,18 +1,20 @@
 """Prove that nothing is lost or doubled: from Kafka's offsets through the tables down to the daily aggregates.
 
 The ledger of one topic partition: every offset from the first one read up to the table's position is in the events
-table, or in quarantine, or holds no message; each once. What does not add up is a `Gap` that names the offsets, the
-file or the day.
+table, or in quarantine, or holds no message, or was lost and a person accepted that; each once. Only a row that a
+replay brought back is in both tables. What does not add up is a `Gap` that names the offsets, the file or the day.
 
-Trino counts, over two columns of each table; offsets are listed only where the counts disagree.
+Trino counts in one pass over the coordinates in both tables; offsets are listed only where the counts disagree.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from lakehouse import ledger
 from lakehouse.adapters import kafka, trino
-from lakehouse.adapters.catalog import Lake, accounts, advances, position, read_topic_id, topics
+from lakehouse.adapters.catalog import Lake, summaries
+from lakehouse.errors import TerminalError
 from lakehouse.plans import Account, Offsets
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
@@ -20,7 +22,7 @@ from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 MOST_LISTED = 20
 """How many offset ranges a gap lists at most."""
 
-Kind = Literal["lost", "doubled", "position", "kafka", "file", "aggregate"]
+Kind = Literal["lost", "doubled", "position", "replay", "kafka", "file", "aggregate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Gap:
     """Something that does not add up.
 
     Attributes:
-        kind: `lost` or `doubled` rows, a `position` that was moved by hand, offsets that `kafka` does not have,
-            a `file` registered twice, a day whose `aggregate` differs from its events.
+        kind: `lost` or `doubled` rows, a `position` that was moved by hand, rows marked as replayed that no `replay`
+            brought, offsets that `kafka` does not have, a `file` registered twice, a day whose `aggregate` differs
+            from its events.
         where: topic and topic partition, table, or day.
         rows: by how many rows it is off; 0 where that has no meaning.
         detail: the exact offsets, or both figures.
@@ -45,25 +48,32 @@ class Gap:
 class LedgerRow:
     """The ledger of one topic partition.
 
+    `position - first_offset = published_rows + quarantined_rows - replayed_rows + absent_offsets + lost_offsets`
+
     Attributes:
+        topic: as the tables know it; one that was made anew has a number behind its name.
         first_offset: the first offset ever read.
         position: the next offset to read.
-        end_offset: the next offset Kafka will give.
+        end_offset: the next offset Kafka will give; null where the topic is no more.
         lag_rows: offsets that wait to be ingested.
-        published_rows: rows of the events table.
-        quarantined_rows: rows of the quarantine table.
+        published_rows: rows of the events table, replayed ones too.
+        quarantined_rows: rows of the quarantine table, replayed ones too.
+        replayed_rows: rows of the events table that a replay brought back from quarantine.
         absent_offsets: offsets that hold no message.
+        lost_offsets: offsets that Kafka lost before they were read, which a person accepted.
     """
 
     topic: str
     topic_partition: int
     first_offset: int
     position: int
-    end_offset: int
+    end_offset: int | None
     lag_rows: int
     published_rows: int
     quarantined_rows: int
+    replayed_rows: int
     absent_offsets: int
+    lost_offsets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +93,30 @@ class AuditReport:
 
 
 def audit(settings: Settings) -> AuditReport:
-    """Audit the user actions of this environment; an ingest may go on meanwhile.
+    """Audit the user actions of this environment; an ingest or a replay may go on meanwhile.
 
     Raises:
         TransientError: a server did not answer.
         TerminalError: the tables do not exist.
     """
-    events = Lake(settings).load(USER_ACTIONS)
-    ledger: list[LedgerRow] = []
-    gaps: list[Gap] = []
-    for topic in topics(events):
-        read, account = position(events, topic), accounts(events, topic)
-        messages = _messages(settings, topic, events.metadata.current_snapshot_id, read)
-        rows = _ledger(settings, topic, read, account, messages)
-        ledger += rows
-        gaps += _made_anew(topic, read_topic_id(events, topic), kafka.topic_id(settings, topic))
-        gaps += find_jumps(topic, advances(events, topic), read)
-        gaps += [gap for row in rows for gap in _unread(row)]
-        gaps += _offsets_amiss(settings, rows, messages)
-    gaps += _files_twice(settings)
-    aggregated, unaggregated, wrong_days = _aggregate(settings)
+    tables = _Tables(settings)
+    gaps = tables.without_position()
+    ends: dict[str, Mapping[int, int] | None] = {}
+    for source in ledger.sources(tables.properties):
+        ends[source], gone = _ends(settings, tables.properties, source)
+        gaps += gone
+        read = ledger.position(tables.properties, source)
+        gaps += find_jumps(source, ledger.advances(tables.summaries, source), read)
+    rows: list[LedgerRow] = []
+    for counted, count in tables.rows():
+        row = _with_end(counted, ends[counted.topic])
+        rows.append(row)
+        gaps += _unread(row)
+        gaps += tables.amiss(row, count)
+    gaps += tables.files_twice()
+    aggregated, unaggregated, wrong_days = tables.aggregate()
     gaps += wrong_days
-    return AuditReport(not gaps, tuple(ledger), tuple(gaps), aggregated, unaggregated)
+    return AuditReport(not gaps, tuple(rows), tuple(gaps), aggregated, unaggregated)
 
 
 def find_jumps(topic: str, moves: Sequence[tuple[Offsets, Offsets]], current: Offsets) -> list[Gap]:
@@ -133,64 +145,33 @@ def find_jumps(topic: str, moves: Sequence[tuple[Offsets, Offsets]], current: Of
     return gaps
 
 
-def _table(settings: Settings, spec: TableSpec, suffix: str = "") -> str:
-    return f'{settings.catalog.name}.{settings.prefix}{spec.namespace}."{spec.name}{suffix}"'
+def _ends(settings: Settings, properties: ledger.Properties, source: str) -> tuple[Mapping[int, int] | None, list[Gap]]:
+    """The offset at which each topic partition of a source ends; None where the topic is no more.
 
-
-def _messages(settings: Settings, topic: str, snapshot_id: int | None, read: Offsets) -> str:
-    """SQL of one row per row of a topic in either table: kafka_partition, kafka_offset, published, quarantined.
-
-    The events are those of the snapshot whose position is `read`. The quarantine is committed before the events, so
-    what it holds past the position is left out: the run that wrote it has not ended, or the next one will count it.
+    Only the newest source of a topic can have anything left to read. Of a topic that no ingest reads any more, whether
+    Kafka still has it does not matter.
     """
-    version = f" FOR VERSION AS OF {snapshot_id}" if snapshot_id is not None else ""
-    literal = topic.replace("'", "''")
-    columns = f"kafka_partition, kafka_offset FROM {{}} WHERE kafka_topic = '{literal}'"
-    positions = ", ".join(f"({partition}, BIGINT '{offset}')" for partition, offset in sorted(read.items()))
-    return (
-        f"SELECT 1 AS published, 0 AS quarantined, {columns.format(_table(settings, USER_ACTIONS) + version)} "
-        "UNION ALL SELECT 0, 1, kafka_partition, kafka_offset "
-        f"FROM (SELECT {columns.format(_table(settings, USER_ACTIONS_QUARANTINE))}) "
-        f"JOIN (VALUES {positions}) AS read (topic_partition, position) "
-        "ON kafka_partition = topic_partition AND kafka_offset < position"
-    )
-
-
-def _ledger(
-    settings: Settings, topic: str, read: Offsets, account: Mapping[int, Account], messages: str
-) -> list[LedgerRow]:
-    available = kafka.offsets(settings, topic)
-    counted = {
-        partition: (published, quarantined)
-        for partition, published, quarantined in trino.query(
-            settings.trino,
-            f"SELECT kafka_partition, sum(published), sum(quarantined) FROM ({messages}) GROUP BY kafka_partition",
-        )
-    }
-    rows: list[LedgerRow] = []
-    for partition, offset in sorted(read.items()):
-        published, quarantined = counted.get(partition, (0, 0))
-        known = account.get(partition, Account(0))
-        end = available[partition][1] if partition in available else 0
-        rows.append(
-            LedgerRow(
-                topic=topic,
-                topic_partition=partition,
-                first_offset=known.first_offset,
-                position=offset,
-                end_offset=end,
-                lag_rows=end - offset,
-                published_rows=published,
-                quarantined_rows=quarantined,
-                absent_offsets=known.absent_offsets,
-            )
-        )
-    return rows
-
-
-def _made_anew(topic: str, known: str | None, found: str) -> Iterable[Gap]:
+    topic = ledger.topic_of(source)
+    if source != ledger.sources(properties, topic)[-1]:
+        return None, []
+    try:
+        found = kafka.topic_id(settings, topic)
+        ends = {partition: end for partition, (_, end) in kafka.offsets(settings, topic).items()}
+    except TerminalError as error:
+        is_read = topic in settings.user_actions_topics
+        return None, [Gap("kafka", source, 0, str(error))] if is_read else []
+    known = ledger.topic_id(properties, source)
     if known not in (None, found):
-        yield Gap("kafka", topic, 0, f"the table has read the topic with id {known}, Kafka has made it anew as {found}")
+        detail = f"the table has read the topic with id {known}, Kafka has made it anew as {found}"
+        return ends, [Gap("kafka", source, 0, detail)]
+    return ends, []
+
+
+def _with_end(row: LedgerRow, ends: Mapping[int, int] | None) -> LedgerRow:
+    if ends is None:
+        return row
+    end = ends.get(row.topic_partition, 0)
+    return replace(row, end_offset=end, lag_rows=end - row.position)
 
 
 def _unread(row: LedgerRow) -> Iterable[Gap]:
@@ -199,94 +180,299 @@ def _unread(row: LedgerRow) -> Iterable[Gap]:
         yield Gap("kafka", f"{row.topic}/{row.topic_partition}", -row.lag_rows, detail)
 
 
-def _offsets_amiss(settings: Settings, rows: Sequence[LedgerRow], messages: str) -> list[Gap]:
-    """Find offsets that are in the tables more than once, and offsets below the position that are in none."""
-    repeated: dict[int, list[tuple[int, int]]] = {}
-    for partition, offset, count in trino.query(
-        settings.trino,
-        f"SELECT kafka_partition, kafka_offset, count(*) FROM ({messages}) "
-        "GROUP BY kafka_partition, kafka_offset HAVING count(*) > 1 ORDER BY 1, 2",
-    ):
-        repeated.setdefault(partition, []).append((offset, count - 1))
-    gaps: list[Gap] = []
-    for row in rows:
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What the tables hold of one topic partition.
+
+    Attributes:
+        published: rows of the events table, whatever their offset.
+        quarantined: rows of the quarantine table below the position.
+        replayed: offsets in the events table that a replay brought.
+        present: different offsets from the first to the position in either table.
+        surplus: rows that are there once too often.
+        outside: rows before the first offset, and of the events table those at the position and after.
+        orphaned: replayed offsets that quarantine does not have.
+    """
+
+    published: int = 0
+    quarantined: int = 0
+    replayed: int = 0
+    present: int = 0
+    surplus: int = 0
+    outside: int = 0
+    orphaned: int = 0
+
+
+class _Tables:
+    """The tables as they were at one moment.
+
+    The events are those of the snapshot that the table had when it was loaded, and the properties too, so an ingest or
+    a replay that commits afterwards changes nothing here. The quarantine is read later and only grows; what it holds at
+    the position or past it is left out, because the run that wrote it has not ended, or the next one will count it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._trino = settings.trino
+        table = Lake(settings).load(USER_ACTIONS)
+        self.properties = table.properties
+        self.summaries = summaries(table)
+        self._settings = settings
+        self._name = _name(settings, USER_ACTIONS)
+        self._replayed_at = _replayed_at(table.schema().column_names)
+        self._replays = [
+            snapshot.snapshot_id
+            for snapshot in sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+            if snapshot.summary and ledger.REPLAYS in snapshot.summary.additional_properties
+        ]
+        snapshot = table.current_snapshot()
+        # Trino shows a snapshot by the columns that the table had when it was made.
+        known = table.schemas()[snapshot.schema_id or 0] if snapshot else table.schema()
+        version = f" FOR VERSION AS OF {snapshot.snapshot_id}" if snapshot else ""
+        self._events = (
+            f"SELECT kafka_topic, kafka_partition, kafka_offset, {_replayed_at(known.column_names)} AS replayed_at "
+            f"FROM {self._name}{version}"
+        )
+        # Each row as `kind`: ingested, replayed or quarantined.
+        self._held = (
+            "SELECT kafka_topic, kafka_partition, kafka_offset, IF(replayed_at IS NULL, 'i', 'r') AS kind "
+            f"FROM ({self._events}) UNION ALL SELECT kafka_topic, kafka_partition, kafka_offset, 'q' "
+            f"FROM {_name(settings, USER_ACTIONS_QUARANTINE)}"
+        )
+
+    def rows(self) -> Iterator[tuple[LedgerRow, _Count]]:
+        """Count what the tables hold of each topic partition that has a position."""
+        known = [
+            (source, partition, ledger.accounts(self.properties, source).get(partition, Account(0)), offset)
+            for source in ledger.sources(self.properties)
+            for partition, offset in sorted(ledger.position(self.properties, source).items())
+        ]
+        counted = self._counted([(s, p, account.first_offset, offset) for s, p, account, offset in known])
+        for number, (source, partition, account, offset) in enumerate(known):
+            count = counted.get(number, _Count())
+            yield (
+                LedgerRow(
+                    topic=source,
+                    topic_partition=partition,
+                    first_offset=account.first_offset,
+                    position=offset,
+                    end_offset=None,
+                    lag_rows=0,
+                    published_rows=count.published,
+                    quarantined_rows=count.quarantined,
+                    replayed_rows=count.replayed,
+                    absent_offsets=account.absent_offsets,
+                    lost_offsets=account.lost_offsets,
+                ),
+                count,
+            )
+
+    def _counted(self, known: Sequence[tuple[str, int, int, int]]) -> dict[int, _Count]:
+        """Count by (topic, topic partition, first offset, position), each named by its place in the list.
+
+        Offsets are marked in words of 64 bits, so that what is there twice shows and the groups are few.
+        """
+        if not known:
+            return {}
+        values = ", ".join(
+            f"({number}, {_literal(source)}, {partition}, BIGINT '{first}', BIGINT '{offset}')"
+            for number, (source, partition, first, offset) in enumerate(known)
+        )
+        bits = {kind: f"bitwise_or_agg(IF(is_inside AND kind = '{kind}', bit, 0))" for kind in ("i", "r", "q")}
+        found = trino.query(
+            self._trino,
+            f"WITH known (number, source, topic_partition, first_offset, position) AS (VALUES {values}), "
+            f"held AS ({self._held}), "
+            "marked AS (SELECT number, kafka_offset / 64 AS word, kind, "
+            "kafka_offset >= first_offset AND kafka_offset < position AS is_inside, "
+            "bitwise_left_shift(BIGINT '1', CAST(kafka_offset % 64 AS integer)) AS bit "
+            "FROM held JOIN known ON kafka_topic = source AND kafka_partition = topic_partition "
+            "WHERE kind <> 'q' OR kafka_offset < position), "
+            "words AS (SELECT number, count_if(kind <> 'q') AS published, count_if(kind = 'q') AS quarantined, "
+            "count_if(is_inside) AS inside, count_if(NOT is_inside) AS outside, "
+            "bitwise_or_agg(IF(kind = 'r', bit, 0)) AS replayed, "
+            f"{bits['i']} AS i, {bits['r']} AS r, {bits['q']} AS q FROM marked GROUP BY number, word) "
+            "SELECT number, sum(published), sum(quarantined), sum(bit_count(replayed, 64)), "
+            "sum(bit_count(bitwise_or(i, bitwise_or(r, q)), 64)), "
+            "sum(inside - bit_count(i, 64) - bit_count(r, 64) - bit_count(q, 64) "
+            "+ bit_count(bitwise_and(i, bitwise_or(r, q)), 64)), "
+            "sum(outside), sum(bit_count(bitwise_and(r, bitwise_not(q)), 64)) FROM words GROUP BY number",
+        )
+        return {number: _Count(*counts) for number, *counts in found}
+
+    def without_position(self) -> list[Gap]:
+        """Find published rows of topic partitions that have no position: the next ingest would read them again."""
+        known = ", ".join(
+            f"({_literal(source)}, {partition})"
+            for source in ledger.sources(self.properties)
+            for partition in ledger.position(self.properties, source)
+        )
+        where = f" WHERE (kafka_topic, kafka_partition) NOT IN ({known})" if known else ""
+        found = trino.query(
+            self._trino,
+            f"SELECT kafka_topic, kafka_partition, count(*) FROM ({self._events}){where} GROUP BY 1, 2 ORDER BY 1, 2",
+        )
+        return [
+            Gap("position", f"{topic}/{partition}", rows, f"{rows} rows are published and there is no position")
+            for topic, partition, rows in found
+        ]
+
+    def amiss(self, row: LedgerRow, count: _Count) -> Iterator[Gap]:
+        """Find what does not add up in one topic partition, with its offsets."""
         where = f"{row.topic}/{row.topic_partition}"
-        doubled = repeated.get(row.topic_partition, [])
-        surplus = sum(more for _, more in doubled)
-        if surplus:
-            gaps.append(Gap("doubled", where, surplus, _listed([(offset, offset) for offset, _ in doubled])))
-        present = row.published_rows + row.quarantined_rows - surplus
-        missing = row.position - row.first_offset - row.absent_offsets - present
+        if count.surplus:
+            yield Gap("doubled", where, count.surplus, _listed(self._repeated(row)))
+        if count.outside:
+            detail = f"outside of what was read: {_listed(self._outside(row))}"
+            yield Gap("doubled", where, count.outside, detail)
+        unseen = row.absent_offsets + row.lost_offsets
+        missing = row.position - row.first_offset - unseen - count.present
         if missing > 0:
-            gaps.append(Gap("lost", where, missing, _listed(_holes(settings, row, messages))))
+            among = f", {unseen} of which held no message or were accepted as lost" if unseen else ""
+            yield Gap("lost", where, missing, _listed(self._holes(row)) + among)
         elif missing < 0:
             detail = f"{-missing} rows more than there are offsets from {row.first_offset} to {row.position - 1}"
-            gaps.append(Gap("doubled", where, -missing, detail))
-    return gaps
+            yield Gap("doubled", where, -missing, detail)
+        if count.orphaned:
+            yield Gap(
+                "lost", where, count.orphaned, f"replayed, and gone from quarantine: {_listed(self._orphans(row))}"
+            )
+        brought = ledger.replayed(self.properties, row.topic).get(row.topic_partition, 0)
+        if count.replayed < brought:
+            rows = brought - count.replayed
+            gone = f"replayed, and gone from the events: {self._gone(row)}"
+            yield Gap("lost", where, rows, f"{gone}; `lakehouse quarantine replay` brings them back")
+        elif count.replayed > brought:
+            detail = f"{count.replayed} rows say that they were replayed, replays brought {brought}"
+            yield Gap("replay", where, count.replayed - brought, detail)
+
+    def _repeated(self, row: LedgerRow) -> list[tuple[int, int]]:
+        once_each = "least(i, 1) + least(r, 1) + least(q, 1)"
+        return self._offsets(row, f"i + r + q > {once_each} OR (i > 0 AND r + q > 0)")
+
+    def _orphans(self, row: LedgerRow) -> list[tuple[int, int]]:
+        return self._offsets(row, "r > 0 AND q = 0")
+
+    def _outside(self, row: LedgerRow) -> list[tuple[int, int]]:
+        return self._offsets(row, f"kafka_offset NOT BETWEEN {row.first_offset} AND {row.position - 1}")
+
+    def _offsets(self, row: LedgerRow, condition: str) -> list[tuple[int, int]]:
+        """The offsets of a topic partition whose rows, counted by kind, meet a condition; as ranges of one."""
+        counted = ", ".join(f"count_if(kind = '{kind}') AS {kind}" for kind in "irq")
+        found = trino.query(
+            self._trino,
+            f"SELECT kafka_offset FROM (SELECT kafka_offset, {counted} FROM ({self._held_of(row)}) "
+            f"GROUP BY kafka_offset) WHERE {condition} ORDER BY 1",
+        )
+        return [(offset, offset) for (offset,) in found]
+
+    def _holes(self, row: LedgerRow) -> list[tuple[int, int]]:
+        """The ranges of offsets, both ends inclusive, that are in no table."""
+        # An offset before the first and one at the position turn both edges into ordinary holes.
+        offsets = (
+            f"SELECT kafka_offset FROM ({self._held_of(row)}) UNION "
+            f"SELECT * FROM (VALUES BIGINT '{row.first_offset - 1}', BIGINT '{row.position}')"
+        )
+        holes = trino.query(
+            self._trino,
+            "SELECT kafka_offset + 1, following - 1 FROM (SELECT kafka_offset, lead(kafka_offset) OVER "
+            f"(ORDER BY kafka_offset) AS following FROM ({offsets})) "
+            f"WHERE following > kafka_offset + 1 AND following <= {row.position} ORDER BY 1",
+        )
+        return [(first, last) for first, last in holes]
+
+    def _gone(self, row: LedgerRow) -> str:
+        """The offsets that the newest replay still saw replayed, and that the events have no more."""
+        if not self._replays:
+            return "the snapshot that knew the offsets is expired"
+        where = f"WHERE {_of(row)} AND replayed_at IS NOT NULL"
+        found = trino.query(
+            self._trino,
+            f"SELECT kafka_offset FROM {self._name} FOR VERSION AS OF {self._replays[-1]} {where} "
+            f"EXCEPT SELECT kafka_offset FROM ({self._events}) {where} ORDER BY 1",
+        )
+        return _listed([(offset, offset) for (offset,) in found])
+
+    def _held_of(self, row: LedgerRow) -> str:
+        return f"SELECT * FROM ({self._held}) WHERE {_of(row)} AND (kind <> 'q' OR kafka_offset < {row.position})"
+
+    def files_twice(self) -> list[Gap]:
+        """Find data files that a table has registered more than once."""
+        gaps: list[Gap] = []
+        for spec in (USER_ACTIONS, USER_ACTIONS_QUARANTINE):
+            rows = trino.query(
+                self._trino,
+                f"SELECT file_path, max(record_count), count(*) FROM {_name(self._settings, spec, '$files')} "
+                "GROUP BY file_path HAVING count(*) > 1 ORDER BY 1",
+            )
+            gaps += [
+                Gap("file", spec.identifier, records * (count - 1), f"{path} is registered {count} times")
+                for path, records, count in rows
+            ]
+        return gaps
+
+    def aggregate(self) -> tuple[int | None, int, list[Gap]]:
+        """Compare the daily aggregate with the events it was built from; those that came later wait for the next build.
+
+        A build sees all that came before some moment, of the ingest and of the replays each: both commit in the order
+        in which they started. Between the two there is no such order.
+        """
+        catalog, schema = self._settings.catalog.name, f"{self._settings.prefix}marts"
+        built = trino.query(
+            self._trino,
+            f"SELECT column_name FROM {catalog}.information_schema.columns "
+            "WHERE table_schema = ? AND table_name = 'fct_events_daily'",
+            [schema],
+        )
+        if not built:
+            ((rows,),) = trino.query(self._trino, f"SELECT count(*) FROM {self._name}")
+            return None, rows, []
+        mart = f"{catalog}.{schema}.fct_events_daily"
+        last_replayed_at = "max(last_replayed_at)" if ("last_replayed_at",) in built else "NULL"
+        never = "TIMESTAMP '1970-01-01 00:00:00 UTC'"
+        days = trino.query(
+            self._trino,
+            f"WITH built AS (SELECT event_date, sum(event_count) AS counted FROM {mart} GROUP BY event_date), "
+            f"newest AS (SELECT coalesce(max(last_ingested_at), {never}) AS ingested, "
+            f"coalesce({last_replayed_at}, {never}) AS replayed FROM {mart}), "
+            "seen AS (SELECT event_date, IF(replayed_at IS NULL, ingested_at <= ingested, replayed_at <= replayed) AS "
+            f"is_due FROM (SELECT event_date, ingested_at, {self._replayed_at} AS replayed_at FROM {self._name}) "
+            "CROSS JOIN newest), "
+            "arrived AS (SELECT event_date, count_if(is_due) AS due, count_if(NOT is_due) AS later FROM seen "
+            "GROUP BY event_date) "
+            "SELECT event_date, coalesce(counted, 0), coalesce(due, 0), coalesce(later, 0) "
+            "FROM built FULL JOIN arrived USING (event_date) ORDER BY event_date",
+        )
+        gaps = [
+            Gap(
+                "aggregate",
+                f"fct_events_daily {day}",
+                abs(counted - due),
+                f"counts {counted} events, {due} are published",
+            )
+            for day, counted, due, _ in days
+            if counted != due
+        ]
+        return sum(day[1] for day in days), sum(day[3] for day in days), gaps
 
 
-def _holes(settings: Settings, row: LedgerRow, messages: str) -> list[tuple[int, int]]:
-    """The ranges of offsets, both ends inclusive, that are in no table."""
-    # An offset before the first and one at the position turn both edges into ordinary holes.
-    offsets = (
-        f"SELECT kafka_offset FROM ({messages}) WHERE kafka_partition = {row.topic_partition} "
-        f"UNION SELECT * FROM (VALUES BIGINT '{row.first_offset - 1}', BIGINT '{row.position}')"
-    )
-    holes = trino.query(
-        settings.trino,
-        "SELECT kafka_offset + 1, following - 1 FROM (SELECT kafka_offset, lead(kafka_offset) OVER "
-        f"(ORDER BY kafka_offset) AS following FROM ({offsets})) WHERE following > kafka_offset + 1 ORDER BY 1",
-    )
-    return [(first, last) for first, last in holes]
+def _name(settings: Settings, spec: TableSpec, suffix: str = "") -> str:
+    return f'{settings.catalog.name}.{settings.prefix}{spec.namespace}."{spec.name}{suffix}"'
+
+
+def _replayed_at(columns: Iterable[str]) -> str:
+    """The column, or what stands for it in a table that does not have it yet."""
+    return "replayed_at" if "replayed_at" in columns else "CAST(NULL AS timestamp(6) with time zone)"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _of(row: LedgerRow) -> str:
+    return f"kafka_topic = {_literal(row.topic)} AND kafka_partition = {row.topic_partition}"
 
 
 def _listed(ranges: Sequence[tuple[int, int]]) -> str:
     shown = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ranges[:MOST_LISTED])
     more = f" and {len(ranges) - MOST_LISTED} more" if len(ranges) > MOST_LISTED else ""
     return f"offsets {shown}{more}"
-
-
-def _files_twice(settings: Settings) -> list[Gap]:
-    gaps: list[Gap] = []
-    for spec in (USER_ACTIONS, USER_ACTIONS_QUARANTINE):
-        rows = trino.query(
-            settings.trino,
-            f"SELECT file_path, max(record_count), count(*) FROM {_table(settings, spec, '$files')} "
-            "GROUP BY file_path HAVING count(*) > 1 ORDER BY 1",
-        )
-        gaps += [
-            Gap("file", spec.identifier, records * (count - 1), f"{path} is registered {count} times")
-            for path, records, count in rows
-        ]
-    return gaps
-
-
-def _aggregate(settings: Settings) -> tuple[int | None, int, list[Gap]]:
-    """Compare the daily aggregate with the events it was built from; those that came later wait for the next build."""
-    schema = f"{settings.prefix}marts"
-    built = trino.query(
-        settings.trino,
-        "SELECT 1 FROM system.metadata.table_comments WHERE catalog_name = ? AND schema_name = ? "
-        "AND table_name = 'fct_events_daily'",
-        [settings.catalog.name, schema],
-    )
-    events = _table(settings, USER_ACTIONS)
-    if not built:
-        ((rows,),) = trino.query(settings.trino, f"SELECT count(*) FROM {events}")
-        return None, rows, []
-    mart = f"{settings.catalog.name}.{schema}.fct_events_daily"
-    days = trino.query(
-        settings.trino,
-        f"WITH built AS (SELECT event_date, sum(event_count) AS counted FROM {mart} GROUP BY event_date), "
-        f"newest AS (SELECT coalesce(max(last_ingested_at), TIMESTAMP '1970-01-01 00:00:00 UTC') AS at FROM {mart}), "
-        "arrived AS (SELECT event_date, count_if(ingested_at <= at) AS due, count_if(ingested_at > at) AS later "
-        f"FROM {events} CROSS JOIN newest GROUP BY event_date) "
-        "SELECT event_date, coalesce(counted, 0), coalesce(due, 0), coalesce(later, 0) "
-        "FROM built FULL JOIN arrived USING (event_date) ORDER BY event_date",
-    )
-    gaps = [
-        Gap("aggregate", f"fct_events_daily {day}", abs(counted - due), f"counts {counted} events, {due} are published")
-        for day, counted, due, _ in days
-        if counted != due
-    ]
-    return sum(day[1] for day in days), sum(day[3] for day in days), gaps

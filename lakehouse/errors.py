@@ -4,11 +4,12 @@ What goes wrong with *data* is not here: a bad message becomes a row in quaranti
 
     LakehouseError                   exit 1
     ├── TransientError               exit 75: the same input may work later, so retry it
-    │   └── ServerUnavailableError   a server did not answer or answered with a passing fault
+    │   ├── ServerUnavailableError   a server did not answer or answered with a passing fault
+    │   └── SparkEndedError          Spark's own process died under us: start the program again
     ├── TerminalError                exit 1: a retry gives the same answer, so a person has to act
     │   ├── SettingsError            a setting is missing or wrong
     │   ├── StackError               the local stack can't start, and says why
-    │   ├── FenceError               another ingester moved the position
+    │   ├── FenceError               another run moved what this one started from
     │   └── DataLossError            Kafka no longer has offsets that the table still needs
     └── CommitStateUnknownError      exit 3: ask the table whether the commit landed before anything else; a rerun does
 
@@ -34,6 +35,10 @@ class ServerUnavailableError(TransientError):
     """A server could not be reached, or answered with a fault that passes by itself."""
 
 
+class SparkEndedError(TransientError):
+    """Spark's driver process is gone, and with it the session; only a new program can have another."""
+
+
 class TerminalError(LakehouseError):
     """The same call fails again until somebody changes something."""
 
@@ -47,7 +52,7 @@ class StackError(TerminalError):
 
 
 class FenceError(TerminalError):
-    """The position in the table is no longer the one this run started from: another ingester is alive."""
+    """What this run started from, such as a position, is no longer what the table has: another run is alive."""
 
 
 class DataLossError(TerminalError):

@@ -31,8 +31,8 @@ MAX_DAYS_AFTER_KAFKA: Final = 1
 
 _MICROS_PER_SECOND: Final = 1_000_000
 _MICROS_PER_DAY: Final = 86_400 * _MICROS_PER_SECOND
-_MAX_MICROS_BEFORE: Final = MAX_DAYS_BEFORE_KAFKA * _MICROS_PER_DAY
-_MAX_MICROS_AFTER: Final = MAX_DAYS_AFTER_KAFKA * _MICROS_PER_DAY
+MAX_MICROS_BEFORE_KAFKA: Final = MAX_DAYS_BEFORE_KAFKA * _MICROS_PER_DAY
+MAX_MICROS_AFTER_KAFKA: Final = MAX_DAYS_AFTER_KAFKA * _MICROS_PER_DAY
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY: Final = _EPOCH.toordinal()
 
@@ -169,7 +169,7 @@ class _Wire(Struct, gc=False):
 _decode_wire: Final = msgspec.json.Decoder(_Wire).decode
 
 # Eight keys and six strings, two quotes each.
-_QUOTES_OF_A_PLAIN_EVENT: Final = 2 * (len(_TOP_LEVEL) + sum(map(len, _MEMBERS.values())) + len(FIELDS))
+QUOTES_OF_A_PLAIN_EVENT: Final = 2 * (len(_TOP_LEVEL) + sum(map(len, _MEMBERS.values())) + len(FIELDS))
 
 _find_control_character: Final = re.compile(r"[\x00-\x1f]").search
 _find_surrogate: Final = re.compile(r"[\ud800-\udfff]").search
@@ -198,7 +198,7 @@ def decode(raw: bytes | None, kafka_micros: int) -> Event | Rejection:
         wire = _decode_wire(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return decode_exactly(raw, kafka_micros)
-    if raw.count(b'"') != _QUOTES_OF_A_PLAIN_EVENT:
+    if raw.count(b'"') != QUOTES_OF_A_PLAIN_EVENT:
         return decode_exactly(raw, kafka_micros)
     user, product = wire.user_identifiers, wire.product_information
     event_name, platform, user_id, product_name, sku = (
@@ -211,7 +211,7 @@ def decode(raw: bytes | None, kafka_micros: int) -> Event | Rejection:
     event_micros = _timestamp_micros(wire.timestamp)
     if (
         event_micros is None
-        or not -_MAX_MICROS_BEFORE <= event_micros - kafka_micros <= _MAX_MICROS_AFTER
+        or not is_plausible(event_micros - kafka_micros)
         or event_name.isspace()
         or platform.isspace()
         or user_id.isspace()
@@ -422,19 +422,24 @@ def _plausible_micros(text: str, kafka_micros: int) -> int:
         raise _RejectedError(
             Reason.INVALID_TIMESTAMP, f"{_shown(text)!a} is not an RFC 3339 date-time that exists", TIMESTAMP.path
         )
-    if event_micros - kafka_micros > _MAX_MICROS_AFTER:
+    if event_micros - kafka_micros > MAX_MICROS_AFTER_KAFKA:
         raise _RejectedError(
             Reason.IMPLAUSIBLE_TIMESTAMP,
             f"{_shown(text)!a} is more than {MAX_DAYS_AFTER_KAFKA} day after Kafka's timestamp",
             TIMESTAMP.path,
         )
-    if kafka_micros - event_micros > _MAX_MICROS_BEFORE:
+    if kafka_micros - event_micros > MAX_MICROS_BEFORE_KAFKA:
         raise _RejectedError(
             Reason.IMPLAUSIBLE_TIMESTAMP,
             f"{_shown(text)!a} is more than {MAX_DAYS_BEFORE_KAFKA:,} days before Kafka's timestamp",
             TIMESTAMP.path,
         )
     return event_micros
+
+
+def timestamp_micros(text: str) -> int | None:
+    """Read a timestamp by the contract's rules: microseconds since the epoch, or None when there is no such moment."""
+    return _timestamp_micros_exactly(text)
 
 
 def _timestamp_micros_exactly(text: str) -> int | None:
@@ -466,13 +471,13 @@ def _fraction_micros(digits: str) -> int:
 
 
 @functools.lru_cache(maxsize=8192)
-def _minute_micros(text: str) -> int | None:
+def minute_micros(text: str) -> int | None:
     """Of `YYYY-MM-DDTHH:MM:`, as if in UTC."""
     return _timestamp_micros_exactly(text + "00Z")
 
 
 @functools.lru_cache(maxsize=8192)
-def _second_micros(text: str) -> int | None:
+def second_micros(text: str) -> int | None:
     """Of seconds and zone, such as `07Z` or `07+02:00`."""
     return _timestamp_micros_exactly("1970-01-01T00:00:" + text)
 
@@ -487,11 +492,16 @@ def _timestamp_micros(text: str) -> int | None:
             return _timestamp_micros_exactly(text)
         fraction = _fraction_micros(digits)
         rest = text[17:19] + zone
-    minute = _minute_micros(text[:17])
-    second = _second_micros(rest)
+    minute = minute_micros(text[:17])
+    second = second_micros(rest)
     if minute is None or second is None:
         return None
     return minute + second + fraction
+
+
+def is_plausible(micros_after_kafka: Any) -> Any:
+    """Whether an event's time is near enough to Kafka's timestamp; of a number or of an array of them."""
+    return (micros_after_kafka >= -MAX_MICROS_BEFORE_KAFKA) & (micros_after_kafka <= MAX_MICROS_AFTER_KAFKA)
 
 
 def _joined(path: str, name: str) -> str:

@@ -1,6 +1,6 @@
-"""Bring a Kafka topic into its tables, each message once, and move the table's own position with the rows.
+"""Bring Kafka topics into their tables, each message once, and move the table's own position with the rows.
 
-The road of one run (`run`):
+The road of one step (`_Ingester.step`), of which `run` and `follow` make many:
 
 1. The position of each topic partition is read from the events table, the end offsets from Kafka; `plan_ingest` cuts.
 2. Spark tasks read exactly their offsets, decode strictly, and write events and refused messages as Parquet files
@@ -8,12 +8,13 @@ The road of one run (`run`):
 3. The driver commits the refused messages to quarantine, when there are any, with the position they reach.
 4. The driver commits the events and the new position to the events table, in one step.
 
-A kill before step 3 leaves files that no table names. A kill between 3 and 4 leaves the quarantine ahead:
-the next run starts at the events table's position, looks up which offsets the quarantine already holds from there on,
+A kill before 3 leaves files that no table names. A kill between 3 and 4 leaves the quarantine ahead:
+the next step starts at the events table's position, looks up which offsets the quarantine already holds from there on,
 and writes those neither to quarantine nor to events. So nothing is lost or doubled, wherever a run dies,
 even when the rules changed in between.
 """
 
+import threading
 import time
 import uuid
 from collections import Counter
@@ -21,51 +22,71 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import Self
 
 from pyspark.sql import Row, SparkSession
 
+from lakehouse import ledger
 from lakehouse.adapters import kafka, spark
-from lakehouse.adapters.catalog import (
-    END_OFFSETS,
-    START_OFFSETS,
-    TOPIC,
-    Lake,
-    accounts,
-    facts_of,
-    offsets_text,
-    position,
-    read_topic_id,
+from lakehouse.adapters.catalog import Lake
+from lakehouse.errors import (
+    CommitStateUnknownError,
+    DataLossError,
+    FenceError,
+    LakehouseError,
+    SparkEndedError,
+    TransientError,
 )
-from lakehouse.errors import DataLossError, LakehouseError
+from lakehouse.events import RULE_VERSION
 from lakehouse.ingest_task import REPORT_DDL, IngestTask, Target
-from lakehouse.plans import Account, IngestPlan, Offsets, plan_ingest
+from lakehouse.plans import ACCEPT, Account, Available, IngestPlan, plan_ingest
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 
 Progress = Callable[[int, int], None]
 """Called with (offsets done, offsets to do in this run)."""
 
+MOST_WAIT_SECONDS = 30.0
+"""How long `follow` waits at most between two attempts while a server is down."""
+
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
     """What a run did; printed by `lakehouse ingest run --output json`.
 
-    `absent_offsets` counts offsets that hold no message (transaction markers, compacted messages);
-    messages that Kafka lost are an error instead.
+    Attributes:
+        absent_offsets: offsets that hold no message (transaction markers, compacted messages); messages that Kafka
+            lost are an error instead.
+        lag_rows: offsets that waited in Kafka, by what was known when the last step began, less those it took.
+        position: next offset to read, by source and topic partition.
     """
 
-    topic: str
     published_rows: int = 0
     quarantined_rows: int = 0
     quarantined_by_reason: dict[str, int] = field(default_factory=dict[str, int])
     absent_offsets: int = 0
     commits: int = 0
-    position: dict[int, int] = field(default_factory=dict[int, int])
+    lag_rows: int = 0
+    position: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What `follow` has to say: how far it is, or what holds it up.
+
+    Attributes:
+        total: everything since it began.
+        problem: why the last step failed; it is tried again. None after a step that went well.
+    """
+
+    total: IngestResult
+    problem: str | None = None
+
+
 def run(settings: Settings, progress: Progress | None = None) -> IngestResult:
-    """Ingest what the topic of user actions holds at the start of the call, in bounded commits; idempotent.
+    """Ingest what the topics hold at the start of the call, in bounded commits; idempotent.
 
     Returns:
         Counts of this run; zero when nothing new was there.
@@ -77,115 +98,211 @@ def run(settings: Settings, progress: Progress | None = None) -> IngestResult:
         TransientError: a server did not answer.
     """
     started = time.monotonic()
-    topic = settings.user_actions_topic
-    lake = Lake(settings)
-    events = lake.load(USER_ACTIONS)
-    topic_id = _same_topic(settings, topic, read_topic_id(events, topic))
-    available = kafka.offsets(settings, topic)
-    result = IngestResult(topic, position=position(events, topic))
-    to_do = _plan(settings, topic, result.position, available, rows_per_run=None).rows
-    done = 0
-    with ExitStack() as stack:
-        session: SparkSession | None = None
-        while done < to_do:
-            plan = _plan(settings, topic, result.position, available, settings.ingest.rows_per_run)
-            session = session or stack.enter_context(spark.session(settings, f"ingest {topic}"))
-            result = _add(result, _run_once(settings, lake, session, plan, topic_id, available))
-            done += plan.rows
-            if progress:
-                progress(done, to_do)
-    return replace(result, seconds=round(time.monotonic() - started, 3))
+    total = IngestResult()
+    with _Ingester(settings) as ingester:
+        waits = {topic: ingester.look(topic) for topic in settings.user_actions_topics}
+        to_do = sum(rows for rows, _ in waits.values())
+        done = 0
+        for topic, (rows, available) in waits.items():
+            left = rows
+            while left:
+                before = done
+                step = ingester.step(topic, available, progress and (lambda n, at=before: progress(at + n, to_do)))
+                total = _add(total, step)
+                done, left = done + left - step.lag_rows, step.lag_rows
+                if progress:
+                    progress(done, to_do)
+            total = replace(total, position=total.position | ingester.position(topic))
+    return replace(total, seconds=round(time.monotonic() - started, 3))
 
 
-def _same_topic(settings: Settings, topic: str, known: str | None) -> str:
-    """Return the topic's id.
+def follow(settings: Settings, stop: threading.Event, tell: Callable[[Notice], None]) -> IngestResult:
+    """Ingest until `stop` is set, and commit every `ingest.commit_seconds`; what began before the stop is committed.
+
+    While a server is down nothing is read, so nothing piles up here: the backlog waits in Kafka, and a step reads
+    at most `ingest.rows_per_run` of it.
+
+    Args:
+        settings: of the environment.
+        stop: set it to end; a signal handler may.
+        tell: called after every step that did something, and with each problem.
 
     Raises:
-        DataLossError: the topic was made anew, so its offsets count other messages than the table's position does.
+        DataLossError: Kafka lost offsets the table has not read.
+        TerminalError: something else that a person has to mend.
+        SparkEndedError: Spark itself died; start the program again.
     """
-    found = kafka.topic_id(settings, topic)
-    if known not in (None, found):
-        raise DataLossError(
-            f"topic {topic} was made anew: the table has read the one with id {known}, Kafka has {found}; "
-            "read the new one under a new name (LAKEHOUSE_KAFKA__USER_ACTIONS_TOPIC), or restore the old one"
+    started = time.monotonic()
+    total, wait = IngestResult(), 0.0
+    with _Ingester(settings) as ingester:
+        while not stop.is_set():
+            step_started = time.monotonic()
+            lag_rows = 0
+            try:
+                for topic in settings.user_actions_topics:
+                    step = ingester.step(topic)
+                    lag_rows += step.lag_rows
+                    total = replace(_add(total, step), seconds=round(time.monotonic() - started, 3))
+                    if step.commits:
+                        tell(Notice(total))
+            except SparkEndedError:
+                raise
+            except (TransientError, CommitStateUnknownError, FenceError) as error:
+                tell(Notice(total, str(error)))
+                wait = min(MOST_WAIT_SECONDS, max(1.0, 2 * wait))
+                stop.wait(wait)
+                continue
+            wait = 0.0
+            if not lag_rows:
+                stop.wait(max(0.0, step_started + settings.ingest.commit_seconds - time.monotonic()))
+    return replace(total, seconds=round(time.monotonic() - started, 3))
+
+
+class _Ingester:
+    """Takes one step after another; connects to the catalog and opens a Spark session when it needs them first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open = ExitStack()
+        self._session: SparkSession | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def look(self, topic: str) -> tuple[int, Available]:
+        """How many offsets of a topic wait, and what Kafka has of it."""
+        available = kafka.offsets(self._settings, topic)
+        properties = self._properties()
+        source, _ = self._source(properties, topic)
+        return self._plan(source, properties, available, rows_per_run=None).rows, available
+
+    def position(self, topic: str) -> dict[str, dict[int, int]]:
+        """The position of the newest source of a topic."""
+        properties = self._properties()
+        known = ledger.sources(properties, topic)
+        return {source: ledger.position(properties, source) for source in known[-1:]}
+
+    def step(
+        self, topic: str, available: Available | None = None, progress: Callable[[int], None] | None = None
+    ) -> IngestResult:
+        """Bring at most `ingest.rows_per_run` offsets of a topic into the tables, by one commit to each.
+
+        Args:
+            topic: full name.
+            available: what to take of it; None for what Kafka has now.
+            progress: called now and then with the offsets read so far.
+        """
+        run_id = uuid.uuid4().hex
+        lake = self._lake
+        quarantine = lake.load_to_write(USER_ACTIONS_QUARANTINE, RULE_VERSION)
+        events = lake.load_to_write(USER_ACTIONS, RULE_VERSION)
+        available = available or kafka.offsets(self._settings, topic)
+        source, kafka_id = self._source(events.properties, topic)
+        plan = self._plan(source, events.properties, available, self._settings.ingest.rows_per_run)
+        if not plan.rows:
+            return IngestResult()
+        starts = {partition: plan.before.get(partition, start) for partition, (start, _) in available.items()}
+        quarantine_before = ledger.position(quarantine.properties, source)
+        ahead = any(quarantine_before.get(partition, 0) > start for partition, start in starts.items())
+        held = lake.quarantined_offsets(USER_ACTIONS_QUARANTINE, source, starts) if ahead else {}
+        task = IngestTask(
+            run_id=run_id,
+            source=source,
+            ingested_at=datetime.now(UTC),
+            s3=self._settings.s3,
+            events=Target(events.location(), lake.write_schema(events, USER_ACTIONS)),
+            quarantine=Target(quarantine.location(), lake.write_schema(quarantine, USER_ACTIONS_QUARANTINE)),
+            quarantined={partition: frozenset(offsets) for partition, offsets in held.items()},
+            rows_per_file=self._settings.ingest.rows_per_file,
         )
-    return found
+        messages = spark.read_kafka(self._spark(), self._settings, topic, plan.ranges, starts, plan.tasks)
+        report = spark.collect(
+            messages.mapInArrow(task, REPORT_DDL),
+            (lambda share: progress(int(share * plan.rows))) if progress else None,
+        )
+        absent = _absent(report, plan, held)
+        result = _count(report, plan, sum(absent.values()))
+        known = ledger.accounts(events.properties, source)
+        # A position without an account was not made by an ingest of ours; an audit then asks for everything from 0.
+        account = {p: known.get(p, Account(0 if p in plan.before else start)) for p, start in starts.items()}
+        account = {p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()}
 
-
-def _plan(
-    settings: Settings,
-    topic: str,
-    before: Offsets,
-    available: dict[int, tuple[int, int]],
-    rows_per_run: int | None,
-) -> IngestPlan:
-    everything = sum(end for _, end in available.values()) + 1
-    rows_per_task = settings.ingest.rows_per_task
-    return plan_ingest(topic, before, available, rows_per_run=rows_per_run or everything, rows_per_task=rows_per_task)
-
-
-def _run_once(
-    settings: Settings,
-    lake: Lake,
-    session: SparkSession,
-    plan: IngestPlan,
-    topic_id: str,
-    available: dict[int, tuple[int, int]],
-) -> IngestResult:
-    """Read, write and commit one plan."""
-    run_id = uuid.uuid4().hex
-    events, quarantine = lake.load(USER_ACTIONS), lake.load(USER_ACTIONS_QUARANTINE)
-    quarantine_before = position(quarantine, plan.topic)
-    starts = {partition: plan.before.get(partition, start) for partition, (start, _) in available.items()}
-    ahead = any(quarantine_before.get(partition, 0) > start for partition, start in starts.items())
-    held = lake.quarantined_offsets(USER_ACTIONS_QUARANTINE, plan.topic, starts) if ahead else {}
-    task = IngestTask(
-        run_id=run_id,
-        ingested_at=datetime.now(UTC),
-        s3=settings.s3,
-        events=Target(events.location(), lake.write_schema(events, USER_ACTIONS)),
-        quarantine=Target(quarantine.location(), lake.write_schema(quarantine, USER_ACTIONS_QUARANTINE)),
-        quarantined={partition: frozenset(offsets) for partition, offsets in held.items()},
-        rows_per_file=settings.ingest.rows_per_file,
-    )
-    messages = spark.read_kafka(session, settings, plan.topic, plan.ranges, starts, plan.tasks)
-    report = spark.collect(messages.mapInArrow(task, REPORT_DDL))
-    absent = _absent(report, plan, held)
-    result = _count(report, plan, sum(absent.values()))
-    known = accounts(events, plan.topic)
-    # A position without an account was not made by an ingest of ours; an audit then asks for everything from 0.
-    account = {p: known.get(p, Account(0 if p in plan.before else start)) for p, start in starts.items()}
-    account = {p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()}
-
-    summary = {
-        TOPIC: plan.topic,
-        START_OFFSETS: offsets_text(plan.before),
-        END_OFFSETS: offsets_text(plan.after),
-        "lakehouse.published-rows": str(result.published_rows),
-        "lakehouse.quarantined-rows": str(result.quarantined_rows),
-    }
-    if result.quarantined_rows:
-        reached = {p: max(offset, quarantine_before.get(p, 0)) for p, offset in plan.after.items()}
+        summary = {
+            ledger.TOPIC: source,
+            ledger.START_OFFSETS: ledger.offsets_text(plan.before),
+            ledger.END_OFFSETS: ledger.offsets_text(plan.after),
+            "lakehouse.published-rows": str(result.published_rows),
+            "lakehouse.quarantined-rows": str(result.quarantined_rows),
+        }
+        if result.quarantined_rows:
+            reached = {p: max(offset, quarantine_before.get(p, 0)) for p, offset in plan.after.items()}
+            changed = {ledger.POSITION + source: ledger.offsets_text(reached), ledger.RUN + source: run_id}
+            lake.append(
+                USER_ACTIONS_QUARANTINE,
+                _files(report, USER_ACTIONS_QUARANTINE),
+                expected=_now(quarantine.properties, ledger.RULES, *changed),
+                properties=changed,
+                run_id=run_id,
+                summary=summary,
+            )
+        changed = ledger.entries(source, plan.after, kafka_id, account)
         lake.append(
-            USER_ACTIONS_QUARANTINE,
-            _files(report, USER_ACTIONS_QUARANTINE),
-            topic=plan.topic,
-            before=quarantine_before,
-            after=reached,
+            USER_ACTIONS,
+            _files(report, USER_ACTIONS),
+            expected=_now(events.properties, ledger.RULES, *changed),
+            properties=changed,
             run_id=run_id,
             summary=summary,
         )
-    lake.append(
-        USER_ACTIONS,
-        _files(report, USER_ACTIONS),
-        topic=plan.topic,
-        before=plan.before,
-        after=plan.after,
-        run_id=run_id,
-        summary=summary,
-        facts=facts_of(plan.topic, topic_id, account),
-    )
-    return result
+        waiting = sum(end - plan.after[partition] for partition, (_, end) in available.items())
+        return replace(result, lag_rows=waiting)
+
+    def _spark(self) -> SparkSession:
+        if self._session is None:
+            self._session = self._open.enter_context(spark.session(self._settings, "lakehouse ingest"))
+        return self._session
+
+    @cached_property
+    def _lake(self) -> Lake:
+        return Lake(self._settings)
+
+    def _properties(self) -> ledger.Properties:
+        return self._lake.load(USER_ACTIONS).properties
+
+    def _plan(
+        self, source: str, properties: ledger.Properties, available: Available, rows_per_run: int | None
+    ) -> IngestPlan:
+        return plan_ingest(
+            source,
+            ledger.position(properties, source),
+            available,
+            rows_per_run=rows_per_run or sum(end for _, end in available.values()) + 1,
+            rows_per_task=self._settings.ingest.rows_per_task,
+        )
+
+    def _source(self, properties: ledger.Properties, topic: str) -> tuple[str, str]:
+        """The source that a topic is now, and Kafka's id of it.
+
+        Raises:
+            DataLossError: the topic was made anew, so its offsets count other messages than the table's position does.
+        """
+        found = kafka.topic_id(self._settings, topic)
+        known = ledger.sources(properties, topic)
+        if not known:
+            return topic, found
+        read = ledger.topic_id(properties, known[-1])
+        if read not in (None, found):
+            raise DataLossError(
+                f"topic {topic} was made anew: the table has read the one with id {read}, Kafka has {found}; {ACCEPT}"
+            )
+        return known[-1], found
+
+
+def _now(properties: ledger.Properties, *keys: str) -> dict[str, str | None]:
+    return {key: properties.get(key) for key in keys}
 
 
 def _files(report: Iterable[Row], spec: TableSpec) -> list[str]:
@@ -207,7 +324,7 @@ def _absent(report: Iterable[Row], plan: IngestPlan, held: Mapping[int, set[int]
             absent[row.topic_partition] -= row.rows
     if surplus := {p: -rows for p, rows in absent.items() if rows < 0}:
         raise LakehouseError(
-            f"more rows than offsets came from {plan.topic} {list(plan.ranges)}, by topic partition {surplus}: "
+            f"more rows than offsets came from {plan.source} {list(plan.ranges)}, by topic partition {surplus}: "
             "nothing was committed; please report this with the log"
         )
     return absent
@@ -222,24 +339,23 @@ def _count(report: Iterable[Row], plan: IngestPlan, absent_offsets: int) -> Inge
             if row.reason:
                 reasons[row.reason] += row.rows
     return IngestResult(
-        plan.topic,
         published_rows=rows[USER_ACTIONS.identifier],
         quarantined_rows=rows[USER_ACTIONS_QUARANTINE.identifier],
         quarantined_by_reason=dict(reasons),
         absent_offsets=absent_offsets,
         commits=1,
-        position=dict(plan.after),
+        position={plan.source: dict(plan.after)},
     )
 
 
 def _add(total: IngestResult, piece: IngestResult) -> IngestResult:
     reasons = Counter(total.quarantined_by_reason) + Counter(piece.quarantined_by_reason)
     return IngestResult(
-        topic=piece.topic,
         published_rows=total.published_rows + piece.published_rows,
         quarantined_rows=total.quarantined_rows + piece.quarantined_rows,
         quarantined_by_reason=dict(sorted(reasons.items())),
         absent_offsets=total.absent_offsets + piece.absent_offsets,
         commits=total.commits + piece.commits,
-        position=piece.position,
+        lag_rows=piece.lag_rows,
+        position=total.position | piece.position,
     )

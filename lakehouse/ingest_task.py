@@ -1,4 +1,4 @@
-"""What one Spark task of an ingest does: decode the messages it gets and write them as data files.
+"""What one Spark task of an ingest does: decode the messages it gets and write them as data files; a replay does too.
 
 A task commits nothing. It tells the driver which files it wrote and what it counted; a task that Spark runs twice
 writes files under other names, and the driver names only those of the attempt that ended well.
@@ -15,8 +15,8 @@ from pyarrow import fs, parquet
 
 from lakehouse.adapters import s3
 from lakehouse.settings import S3Settings
-from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
-from lakehouse.transforms import decode_batch, split_by_date
+from lakehouse.tables import MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.transforms import decode_batch, sort_rows, split_by_date
 
 REPORT = pa.schema(
     [
@@ -29,9 +29,11 @@ REPORT = pa.schema(
 )
 REPORT_DDL = "table string, file string, topic_partition int, reason string, rows long"
 
-_UNIQUE = {"user_id", "kafka_offset", "kafka_timestamp", "event_datetime", "raw"}  # a dictionary of them only costs
-_HELD_BYTES = 512 * 1024 * 1024
-"""What a writer keeps in memory at most before it writes; messages may have 64 MiB each."""
+_RISING = {"kafka_offset", "kafka_timestamp", "event_datetime"}  # small as differences
+_UNIQUE = {"user_id", "raw"} | _RISING  # a dictionary of them only costs
+_HELD_BYTES = 128 * 1024 * 1024
+"""What a writer keeps in memory before it writes: with its sorted copy and what is read meanwhile, a task needs about
+three times as much, and more only for a single batch of huge messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,20 @@ class IngestTask:
     """What every task of a run is told; sent to the executors.
 
     Attributes:
+        source: what stands in the column `kafka_topic`.
         quarantined: offsets per topic partition that a killed run already put into quarantine.
+        is_replay: the messages come from quarantine, so those still refused are only counted.
     """
 
     run_id: str
+    source: str
     ingested_at: datetime
     s3: S3Settings
     events: Target
     quarantine: Target
     quarantined: Mapping[int, frozenset[int]]
     rows_per_file: int
+    is_replay: bool = False
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Write the batches of one task; yields rows of `REPORT`."""
@@ -65,12 +71,20 @@ class IngestTask:
         events = _Writer(self, USER_ACTIONS, self.events, store, report)
         quarantine = _Writer(self, USER_ACTIONS_QUARANTINE, self.quarantine, store, report)
         for batch in batches:
-            decoded = decode_batch(self._without_quarantined(batch), self.ingested_at)
-            events.add(decoded.events)
-            quarantine.add(decoded.quarantine)
+            decoded = decode_batch(self._without_quarantined(batch), self.source, self.ingested_at)
+            if self.is_replay:
+                events.add(self._replayed(decoded.events))
+                report.count(USER_ACTIONS_QUARANTINE, decoded.quarantine)
+            else:
+                events.add(decoded.events)
+                quarantine.add(decoded.quarantine)
         events.flush()
         quarantine.flush()
         yield from report.batches()
+
+    def _replayed(self, events: pa.Table) -> pa.Table:
+        column = pa.repeat(pa.scalar(self.ingested_at, MICROS), events.num_rows)
+        return events.set_column(events.schema.get_field_index("replayed_at"), "replayed_at", column)
 
     def _without_quarantined(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if not self.quarantined:
@@ -123,8 +137,7 @@ class _Writer:
         if not self._held:
             return
         (partition,) = self._spec.partition_by
-        order = [(column, "ascending") for column in (partition, *self._spec.sort_by)]
-        held = pa.concat_tables(self._held).sort_by(order)
+        held = sort_rows(pa.concat_tables(self._held), (partition, *self._spec.sort_by))
         self._held, self._held_rows, self._held_bytes = [], 0, 0
         for day, rows in split_by_date(held, partition):
             location = f"{self._target.location}/data/{partition}={day.isoformat()}"
@@ -135,6 +148,7 @@ class _Writer:
                     stream,
                     compression="zstd",
                     use_dictionary=[c for c in rows.column_names if c not in _UNIQUE],  # pyright: ignore[reportArgumentType]
+                    column_encoding=dict.fromkeys(_RISING & set(rows.column_names), "DELTA_BINARY_PACKED"),
                     store_schema=False,
                 )
             self._report.file(self._spec, path, rows.num_rows)
@@ -142,8 +156,15 @@ class _Writer:
 
 def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Bring rows to the table's own columns; a column that only the table has stays empty."""
-    columns = [
-        rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
+    fields: list[pa.Field] = []
+    columns: list[pa.Array | pa.ChunkedArray] = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            column = pa.nulls(len(rows), field.type)
+        elif pa.types.is_dictionary((column := rows.column(field.name)).type):
+            field = field.with_type(column.type)  # noqa: PLW2901 - the file's column has the dictionary's values
+        else:
+            column = column.cast(field.type)
+        fields.append(field)
+        columns.append(column)
+    return pa.table(columns, schema=pa.schema(fields))

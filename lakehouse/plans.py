@@ -8,6 +8,11 @@ from lakehouse.errors import DataLossError
 Offsets = Mapping[int, int]
 """Offset per topic partition: the next one to read."""
 
+Available = Mapping[int, tuple[int, int]]
+"""What Kafka has: (start_offset, end_offset) per topic partition."""
+
+ACCEPT = "restore them, or see `lakehouse ingest accept-loss --dry-run`"
+
 
 @dataclass(frozen=True, slots=True)
 class OffsetRange:
@@ -30,10 +35,12 @@ class Account:
     Attributes:
         first_offset: the first offset ever asked for.
         absent_offsets: offsets since then that held no message (transaction markers, compacted messages).
+        lost_offsets: offsets since then that Kafka dropped before they were read, accepted by a person.
     """
 
     first_offset: int
     absent_offsets: int = 0
+    lost_offsets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,10 @@ class IngestPlan:
     """One bounded piece of a topic: read `ranges`, then move the table's position from `before` to `after`.
 
     `after` names every topic partition, also one that was empty: else nobody could tell later that Kafka dropped
-    the first messages of it before they were read.
+    the first messages of it before they were read. `source` is the topic as the table knows it.
     """
 
-    topic: str
+    source: str
     ranges: tuple[OffsetRange, ...]
     before: Offsets
     after: Offsets
@@ -57,7 +64,7 @@ class IngestPlan:
 
 
 def plan_ingest(
-    topic: str, position: Offsets, available: Mapping[int, tuple[int, int]], *, rows_per_run: int, rows_per_task: int
+    source: str, position: Offsets, available: Available, *, rows_per_run: int, rows_per_task: int
 ) -> IngestPlan:
     """Plan the next run over a topic.
 
@@ -65,21 +72,27 @@ def plan_ingest(
     When more is there than `rows_per_run`, each topic partition gets its share by its lag.
 
     Args:
-        topic: full name of the topic.
+        source: the topic as the table knows it.
         position: what the table has, per topic partition.
-        available: (start_offset, end_offset) that Kafka has, per topic partition.
+        available: what Kafka has.
         rows_per_run: most offsets to take.
         rows_per_task: most offsets for one Spark task.
 
     Raises:
         DataLossError: Kafka no longer has the position, or never had it.
     """
-    _refuse_gaps(topic, position, available)
+    if problem := strayed(source, position, available):
+        raise DataLossError(f"{problem}; {ACCEPT}")
+    if lost := lost_ranges(position, available):
+        ranges = ", ".join(f"{x.start_offset} to {x.end_offset - 1} of {source}/{x.topic_partition}" for x in lost)
+        raise DataLossError(
+            f"offsets {ranges} are gone from Kafka before they were read: lengthen its retention; {ACCEPT}"
+        )
     starts = {p: position.get(p, start) for p, (start, _) in sorted(available.items())}
     rows = _shares({p: available[p][1] - start for p, start in starts.items()}, rows_per_run)
     ranges = tuple(OffsetRange(p, start, start + rows[p]) for p, start in starts.items() if rows[p])
     after = {p: start + rows[p] for p, start in starts.items()}
-    return IngestPlan(topic, ranges, dict(position), after, max(1, -(-sum(rows.values()) // rows_per_task)))
+    return IngestPlan(source, ranges, dict(position), after, max(1, -(-sum(rows.values()) // rows_per_task)))
 
 
 def _shares(lags: Mapping[int, int], most: int) -> dict[int, int]:
@@ -94,27 +107,25 @@ def _shares(lags: Mapping[int, int], most: int) -> dict[int, int]:
     return shares
 
 
-def _refuse_gaps(topic: str, position: Offsets, available: Mapping[int, tuple[int, int]]) -> None:
-    for partition, (start, _) in sorted(available.items()):
-        if position and partition not in position and start > 0:
-            raise DataLossError(
-                f"offsets 0 to {start - 1} of {topic}/{partition} are gone from Kafka before they were read: "
-                "the partition is new to the table; restore them, or lengthen retention and accept the loss"
-            )
+def lost_ranges(position: Offsets, available: Available) -> tuple[OffsetRange, ...]:
+    """The offsets that Kafka dropped before the table had read them.
+
+    A topic without a position has lost nothing; of a topic partition that came later, everything counts.
+    """
+    if not position:
+        return ()
+    starts = {p: (position.get(p, 0), start) for p, (start, _) in sorted(available.items())}
+    return tuple(OffsetRange(p, offset, start) for p, (offset, start) in starts.items() if offset < start)
+
+
+def strayed(source: str, position: Offsets, available: Available) -> str | None:
+    """Say how a position can't be one of this topic, whose offsets then mean other messages; None when it can."""
     for partition, offset in sorted(position.items()):
         if partition not in available:
-            raise DataLossError(
-                f"topic {topic} has no partition {partition}, of which the table has read up to offset {offset}: "
-                "the topic was made anew; read it under a new name, or restore the old one"
+            return f"{source} has no partition {partition}, of which the table has read up to offset {offset}"
+        if offset > available[partition][1]:
+            return (
+                f"the table has read {source}/{partition} up to offset {offset} and Kafka ends at "
+                f"{available[partition][1]}: the topic was made anew or lost messages"
             )
-        start, end = available[partition]
-        if offset < start:
-            raise DataLossError(
-                f"offsets {offset} to {start - 1} of {topic}/{partition} are gone from Kafka before they were read: "
-                "its retention passed the table's position; restore them, or lengthen retention and accept the loss"
-            )
-        if offset > end:
-            raise DataLossError(
-                f"the table has read {topic}/{partition} up to offset {offset} and Kafka ends at {end}: "
-                "the topic was made anew or lost data; read it under a new name, or restore the old one"
-            )
+    return None

@@ -25,7 +25,10 @@ class KafkaSettings(BaseModel):
 
     bootstrap_servers: str = Field("127.0.0.1:19092", description="Kafka brokers, `host:port[,host:port]`.")
     user_actions_topic: str = Field("user-actions", description="Topic with one user action per message.")
-    user_actions_partitions: int = Field(4, gt=0, description="Partitions the topic gets when `produce` creates it.")
+    more_user_actions_topics: str = Field(
+        "", description="Further topics whose messages go into the same tables, separated by commas."
+    )
+    user_actions_partitions: int = Field(4, gt=0, description="Partitions a topic gets when `produce` creates it.")
 
 
 class S3Settings(BaseModel):
@@ -77,17 +80,37 @@ class SparkSettings(BaseModel):
     """How Spark runs the ingest tasks."""
 
     master: str = Field("local[*,3]", description="Spark master: `local[*,3]`, `spark://…` or `k8s://…`.")
-    driver_memory: str = Field("1g", description="Heap of the driver.")
-    jars_directory: Path | None = Field(None, description="Jars Spark needs; unset: those of the local stack, if any.")
-    java_home: Path | None = Field(None, description="Java for Spark; unset: that of the local stack, if any.")
+    driver_memory: str = Field("1g", description="Heap of the driver; with a local master the tasks share it.")
+    executor_memory: str = Field("1g", description="Heap of each executor of a cluster.")
+    executor_python: str = Field(
+        "",
+        description="Python of the executors, with this package; unset: the driver's path, for one image or machine.",
+    )
+    jars_directory: Path | None = Field(
+        None,
+        description="Jars Spark needs, at this path for driver and executors; unset: those of the local stack, if any, "
+        "else the image has them among Spark's own.",
+    )
+    java_home: Path | None = Field(None, description="Java for the driver; unset: that of the local stack, if any.")
+    aot_cache: Path | None = Field(
+        None,
+        description="Java's ahead-of-time cache of the driver, which halves the work of a start; "
+        "unset: that of the local stack, if any.",
+    )
+    options: dict[str, str] = Field(
+        {},
+        description="More of Spark's own configuration as a JSON object, which wins over ours, such as "
+        '`{"spark.executor.instances": "4"}`; [what Kubernetes needs](architecture.md#a-cluster-by-settings).',
+    )
 
 
 class IngestSettings(BaseModel):
     """How much one ingest run takes on."""
 
     rows_per_task: int = Field(250_000, gt=0, description="Offsets one Spark task reads at most, in rows.")
-    rows_per_run: int = Field(20_000_000, gt=0, description="Offsets one run commits at most, in rows.")
+    rows_per_run: int = Field(20_000_000, gt=0, description="Offsets one commit takes at most, in rows.")
     rows_per_file: int = Field(1_000_000, gt=0, description="Rows of one data file at most.")
+    commit_seconds: float = Field(2.0, gt=0, description="How often `ingest follow` commits, in seconds.")
 
 
 class StackSettings(BaseModel):
@@ -154,8 +177,14 @@ class Settings(BaseSettings):
 
     @property
     def user_actions_topic(self) -> str:
-        """Topic of the user actions, prefix included."""
+        """Topic of the user actions that `produce` sends to, prefix included."""
         return f"{self.prefix}{self.kafka.user_actions_topic}"
+
+    @property
+    def user_actions_topics(self) -> tuple[str, ...]:
+        """Every topic that feeds the user actions, prefix included."""
+        more = (name.strip() for name in self.kafka.more_user_actions_topics.split(","))
+        return (self.user_actions_topic, *(f"{self.prefix}{name}" for name in more if name))
 
 
 def load_settings() -> Settings:
@@ -168,7 +197,10 @@ def load_settings() -> Settings:
         home = Settings().home  # pyright: ignore[reportCallIssue]  # the file with the secrets lies in the home that the environment names
         return Settings(_env_file=home / "credentials.env")  # pyright: ignore[reportCallIssue]
     except UnreadableSettingError as error:
-        raise SettingsError(f"{error}: a group's settings are set one by one, as LAKEHOUSE_KAFKA__…") from error
+        raise SettingsError(
+            f"{error}: a group's settings are set one by one, as LAKEHOUSE_KAFKA__…, "
+            "and LAKEHOUSE_SPARK__OPTIONS is a JSON object"
+        ) from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
         raise SettingsError(

@@ -2,6 +2,7 @@
 
 Times are microseconds in UTC (`timestamptz`) in every engine.
 Columns marked `pii` name or point at a person: their values never get into table metadata as column bounds.
+A column with `unknown_field` is promoted: `lakehouse.promotion` fills it from the field that producers already send.
 """
 
 from dataclasses import dataclass, field
@@ -21,15 +22,34 @@ _PROPERTIES: Final = {
 }
 
 
+PROMOTABLE: Final = (pa.string(), pa.int64(), pa.float64(), pa.bool_(), MICROS)
+"""The types that a column of an unknown field may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column; `doc` says unit and meaning."""
+    """One column; `doc` says unit and meaning.
+
+    Attributes:
+        unknown_field: path of the field that the column is promoted from, as it stands in `unknown_fields`, its names
+            joined by dots: `color`, `product_information.color`. Such a column is never required, so that no verdict
+            depends on it.
+
+    Raises:
+        ValueError: a promoted column is required, or of a type that no unknown field is read as.
+    """
 
     name: str
     type: pa.DataType
     doc: str
     required: bool = True
     pii: bool = False
+    unknown_field: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.unknown_field is not None and (self.required or self.type not in PROMOTABLE):
+            kinds = ", ".join(map(str, PROMOTABLE))
+            raise ValueError(f"column {self.name} of an unknown field must be optional and one of {kinds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +121,13 @@ USER_ACTIONS: Final = TableSpec(
             pii=True,
         ),
         *_coordinates("Lateness is counted from it."),
-        Column("ingested_at", MICROS, "Start of the ingest run that wrote the row, UTC."),
+        Column("ingested_at", MICROS, "Start of the ingest run or replay that wrote the row, UTC."),
+        Column(
+            "replayed_at",
+            MICROS,
+            "Start of the replay that brought the row back from quarantine, UTC; null for what ingest published.",
+            required=False,
+        ),
     ),
     partition_by=("event_date",),
     sort_by=("event_name", "user_id"),

@@ -1,5 +1,6 @@
 -- Conservation: each published event is counted in its day once, none is lost, and no day is made up.
--- Events that arrived after the build are left out of the comparison: an ingest may commit between build and test.
+-- Events that arrived after the build are left out of the comparison: an ingest or a replay may commit between build
+-- and test. Each of the two commits in the order in which its runs start, so a build sees all of each up to a moment.
 with
 
 counted as (
@@ -14,7 +15,9 @@ published as (
 
     select event_date, count(*) as event_count
     from {{ ref('stg_events__user_actions') }}
-    where ingested_at <= (select max(last_ingested_at) from {{ ref('fct_events_daily') }})
+    where
+        (replayed_at is null and ingested_at <= (select max(last_ingested_at) from {{ ref('fct_events_daily') }}))
+        or replayed_at <= (select max(last_replayed_at) from {{ ref('fct_events_daily') }})
     group by event_date
 
 )

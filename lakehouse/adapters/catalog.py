@@ -5,12 +5,12 @@ and it succeeds only from the position the caller started at.
 """
 
 import itertools
-import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+import uuid
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import requests
@@ -29,8 +29,17 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     UnauthorizedError,
 )
-from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual
-from pyiceberg.io.pyarrow import pyarrow_to_schema, schema_to_pyarrow
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    EqualTo,
+    GreaterThanOrEqual,
+    In,
+    LessThan,
+    NotNull,
+)
+from pyiceberg.io.pyarrow import ArrowScan, pyarrow_to_schema, schema_to_pyarrow
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -48,23 +57,18 @@ from lakehouse.errors import (
     TerminalError,
     TransientError,
 )
-from lakehouse.plans import Account, Offsets
+from lakehouse.ledger import RULES, RUN_ID
+from lakehouse.plans import Offsets
 from lakehouse.settings import Settings
 from lakehouse.tables import TableSpec
-
-POSITION = "lakehouse.position."
-ACCOUNTS = "lakehouse.accounts."
-TOPIC_ID = "lakehouse.topic-id."
-RUN_ID = "lakehouse.run-id"
-TOPIC = "lakehouse.topic"
-START_OFFSETS = "lakehouse.start-offsets"
-END_OFFSETS = "lakehouse.end-offsets"
 
 _COMMIT_ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.2
 """Doubles with each attempt: about 25 seconds in all, longer than a supervised catalog takes to come back."""
 _ANSWER_SECONDS = (10, 60)
 """How long to wait for a connection to the catalog, and then for its next byte."""
+_RECONNECT_SECONDS = 600
+"""How long a client is used: its token expires, and it would take the refusal for wrong credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,23 @@ class Applied:
     changes: tuple[str, ...] = ()
 
 
+class Rows(NamedTuple):
+    """What `Lake.read` found.
+
+    Attributes:
+        most: how many rows there are at most, by what the chosen files hold.
+        batches: to be read once.
+    """
+
+    most: int
+    batches: Iterator[pa.RecordBatch]
+
+
+Operator = Literal["in", ">=", "<", "is present"]
+Condition = tuple[str, Operator, Any]
+"""Column, operator and value; of `is present` the value does not matter."""
+
+
 class Lake:
     """The catalog of `settings`, with the environment's prefix applied to every namespace.
 
@@ -85,23 +106,35 @@ class Lake:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._prefix = settings.prefix
         self._uri = settings.catalog.uri
-        with self._errors():
-            self._catalog = _Catalog(
-                settings.catalog.name,
-                **{
-                    "uri": settings.catalog.uri,
-                    "credential": f"{settings.catalog.client_id}:{settings.catalog.client_secret.get_secret_value()}",
-                    "oauth2-server-uri": f"{settings.catalog.uri}/v1/oauth/tokens",
-                    "scope": "catalog",
-                    "s3.endpoint": settings.s3.endpoint,
-                    "s3.region": settings.s3.region,
-                    "s3.access-key-id": settings.s3.access_key,
-                    "s3.secret-access-key": settings.s3.secret_key.get_secret_value(),
-                    "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
-                },
-            )
+        self._client: _Catalog | None = None
+        self._connected_at = 0.0
+        _ = self._catalog
+
+    @property
+    def _catalog(self) -> "_Catalog":
+        if self._client is None or time.monotonic() > self._connected_at + _RECONNECT_SECONDS:
+            settings = self._settings
+            secret = settings.catalog.client_secret.get_secret_value()
+            with self._errors():
+                self._client = _Catalog(
+                    settings.catalog.name,
+                    **{
+                        "uri": settings.catalog.uri,
+                        "credential": f"{settings.catalog.client_id}:{secret}",
+                        "oauth2-server-uri": f"{settings.catalog.uri}/v1/oauth/tokens",
+                        "scope": "catalog",
+                        "s3.endpoint": settings.s3.endpoint,
+                        "s3.region": settings.s3.region,
+                        "s3.access-key-id": settings.s3.access_key,
+                        "s3.secret-access-key": settings.s3.secret_key.get_secret_value(),
+                        "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
+                    },
+                )
+            self._connected_at = time.monotonic()
+        return self._client
 
     def identifier(self, spec: TableSpec) -> str:
         """The table's full name, prefix included."""
@@ -120,6 +153,30 @@ class Lake:
                 raise TerminalError(
                     f"table {self.identifier(spec)} does not exist: create it with `lakehouse tables apply`"
                 ) from error
+
+    def load_to_write(self, spec: TableSpec, rule_version: int) -> Table:
+        """Load a table and see that no other version of the rules writes to it from now on.
+
+        Two versions may judge a message differently, and then two tables could get it. Within one version they can't:
+        the same message gets the same verdict. So the first run with newer rules says so in each table, and the commit
+        of a run with older rules meets its fence.
+
+        Raises:
+            TerminalError: it does not exist yet, or newer rules than these were here.
+        """
+        table = self.load(spec)
+        known = table.properties.get(RULES)
+        if known == str(rule_version):
+            return table
+        if known is not None and int(known) > rule_version:
+            raise TerminalError(
+                f"{self.identifier(spec)} was written by rules of version {known} and this program has "
+                f"{rule_version}: upgrade it; to go back to older rules, publish them as a newer version"
+            )
+        with suppress(FenceError):  # another run of our version was quicker
+            changed = {RULES: str(rule_version)}
+            self.append(spec, [], expected={RULES: known}, properties=changed, run_id=uuid.uuid4().hex, summary={})
+        return self.load_to_write(spec, rule_version)
 
     def apply(self, spec: TableSpec) -> Applied:
         """Create the table, or evolve it to the spec: new columns (as optional), docs and properties; idempotent.
@@ -156,11 +213,13 @@ class Lake:
     def write_schema(self, table: Table, spec: TableSpec) -> pa.Schema:
         """The Arrow schema of new data files: the table's columns with their field ids.
 
+        A promoted column may be lacking: `unknown_fields` holds its values, so nobody has to wait for it.
+
         Raises:
-            TerminalError: the table lacks a column of the spec.
+            TerminalError: the table lacks another column of the spec.
         """
         present = {field.name for field in table.schema().fields}
-        if lacking := [c.name for c in spec.columns if c.name not in present]:
+        if lacking := [c.name for c in spec.columns if c.name not in present and c.unknown_field is None]:
             raise TerminalError(
                 f"table {self.identifier(spec)} lacks {', '.join(lacking)}: "
                 "bring it up to date with `lakehouse tables apply`"
@@ -186,39 +245,58 @@ class Lake:
                 found.setdefault(partition, set()).add(offset)
         return found
 
+    def read(self, table: Table, columns: Sequence[str], where: Sequence[Condition]) -> "Rows":
+        """Read rows of a table as it was when it was loaded, one data file in memory at a time.
+
+        Args:
+            table: as `load` returned it.
+            columns: names, in order.
+            where: conditions, all of which hold for each row; they also choose partitions and files.
+        """
+        chosen: BooleanExpression = AlwaysTrue()
+        for condition in where:
+            chosen = And(chosen, _expression(*condition))  # pyright: ignore[reportCallIssue]
+        with self._errors():
+            scan = table.scan(chosen, selected_fields=tuple(columns))
+            tasks = list(scan.plan_files())
+        arrow = ArrowScan(table.metadata, table.io, scan.projection(), chosen)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            # One file a call: the client reads all files of a call ahead, whether anybody takes their rows or not.
+            for task in tasks:
+                with self._errors():
+                    yield from (batch.select(columns) for batch in arrow.to_record_batches([task]))
+
+        return Rows(sum(task.file.record_count for task in tasks), batches())
+
     def append(
         self,
         spec: TableSpec,
         files: Sequence[str],
         *,
-        topic: str,
-        before: Offsets,
-        after: Offsets,
+        expected: Mapping[str, str | None],
+        properties: Mapping[str, str],
         run_id: str,
         summary: Mapping[str, str],
-        facts: Mapping[str, str] | None = None,
     ) -> int:
-        """Commit data files and the position after them in one step; returns the snapshot's id.
+        """Commit data files and table properties, such as a position, in one step; returns the snapshot's id.
 
         Each attempt loads the table anew, so that the fence holds on retries too:
-        a run that already landed is found by its run id, and a position that is not `before` stops us.
+        a run that already landed is found by its run id, and a property that is not as `expected` stops us.
 
         Args:
             spec: the table.
-            files: paths of whole Parquet files with the table's field ids; may be none, then only the position moves.
-            topic: whose position moves.
-            before: the position this run started from.
-            after: the position it brings the table to.
-            run_id: unique to this run; makes a commit whose answer was lost recognisable.
+            files: paths of whole Parquet files with the table's field ids; may be none.
+            expected: properties as this run found them when it began; None for one that was not there.
+            properties: what they become, and others that go with them.
+            run_id: unique to this run and table; makes a commit whose answer was lost recognisable.
             summary: more entries for the snapshot's summary.
-            facts: more properties of the table that belong to this position, see `facts_of`.
 
         Raises:
-            FenceError: the table's position is not `before`.
+            FenceError: a property is not as expected.
             CommitStateUnknownError: the catalog's answers were lost and it can't be asked what happened.
             ServerUnavailableError: the catalog refused or did not answer, and surely nothing was committed.
         """
-        properties = {POSITION + topic: offsets_text(after)} | dict(facts or {})
         sent = False
         problem: Exception | None = None
         for attempt in range(_COMMIT_ATTEMPTS):
@@ -231,7 +309,7 @@ class Lake:
                 continue
             if (snapshot_id := _landed(table, run_id)) is not None:
                 return snapshot_id
-            _refuse_moved_position(table, self.identifier(spec), topic, before)
+            _refuse_moved_fence(table, self.identifier(spec), expected)
             try:
                 return _commit_once(table, files, properties, {RUN_ID: run_id} | dict(summary))
             except CommitFailedException as error:  # somebody else committed first; nothing of ours landed
@@ -320,58 +398,31 @@ class _BoundedWait(HTTPAdapter):
         return super().send(request, *args, timeout=timeout or _ANSWER_SECONDS, **options)
 
 
-def position(table: Table, topic: str) -> dict[int, int]:
-    """The next offset to read of each topic partition, as the table itself knows it; empty before the first run."""
-    return _offsets(table.properties.get(POSITION + topic, "{}"))
+def _expression(column: str, operator: Operator, value: Any) -> BooleanExpression:
+    match operator:
+        case "in":
+            return In(column, set(value))  # pyright: ignore[reportCallIssue]
+        case ">=":
+            return GreaterThanOrEqual(column, value)  # pyright: ignore[reportCallIssue]
+        case "<":
+            return LessThan(column, value)  # pyright: ignore[reportCallIssue]
+        case "is present":
+            return NotNull(column)  # pyright: ignore[reportCallIssue]
 
 
-def accounts(table: Table, topic: str) -> dict[int, Account]:
-    """What the table keeps for the audit of each topic partition; empty before the first run."""
-    text = table.properties.get(ACCOUNTS + topic, "{}")
-    return {int(partition): Account(**account) for partition, account in json.loads(text).items()}
+def summaries(table: Table) -> list[Mapping[str, str]]:
+    """The summaries of the snapshots that are not expired, oldest first."""
+    snapshots = sorted(table.metadata.snapshots, key=lambda s: s.sequence_number or 0)
+    return [snapshot.summary.additional_properties for snapshot in snapshots if snapshot.summary]
 
 
-def facts_of(topic: str, topic_id: str, of_partitions: Mapping[int, Account]) -> dict[str, str]:
-    """What a position alone can't tell, as properties: which topic of that name was read, and its accounts."""
-    rows = {str(partition): asdict(account) for partition, account in sorted(of_partitions.items())}
-    return {TOPIC_ID + topic: topic_id, ACCOUNTS + topic: json.dumps(rows)}
-
-
-def read_topic_id(table: Table, topic: str) -> str | None:
-    """The id of the topic that the table has read; None before the first run."""
-    return table.properties.get(TOPIC_ID + topic)
-
-
-def topics(table: Table) -> list[str]:
-    """The topics that the table has a position of."""
-    return sorted(key.removeprefix(POSITION) for key in table.properties if key.startswith(POSITION))
-
-
-def advances(table: Table, topic: str) -> list[tuple[Offsets, Offsets]]:
-    """How the position moved, (before, after) by each snapshot that is not expired, oldest first."""
-    found: list[tuple[Offsets, Offsets]] = []
-    for snapshot in sorted(table.metadata.snapshots, key=lambda s: s.sequence_number or 0):
-        entries = snapshot.summary.additional_properties if snapshot.summary else {}
-        if entries.get(TOPIC) == topic:
-            found.append((_offsets(entries[START_OFFSETS]), _offsets(entries[END_OFFSETS])))
-    return found
-
-
-def _offsets(text: str) -> dict[int, int]:
-    return {int(partition): int(offset) for partition, offset in json.loads(text).items()}
-
-
-def offsets_text(offsets: Offsets) -> str:
-    """Offsets as they stand in properties and summaries: a JSON object, topic partitions in order."""
-    return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})
-
-
-def _refuse_moved_position(table: Table, name: str, topic: str, before: Offsets) -> None:
-    if (found := position(table, topic)) != dict(before):
-        raise FenceError(
-            f"{name} has position {found} of {topic} and this run started from {dict(before)}: "
-            "another ingester is at work; let it finish, then run again (nothing was written twice)"
-        )
+def _refuse_moved_fence(table: Table, name: str, expected: Mapping[str, str | None]) -> None:
+    for key, value in expected.items():
+        if (found := table.properties.get(key)) != value:
+            raise FenceError(
+                f"{name} has {key} {found or 'unset'} and this run started from {value or 'unset'}: "
+                "another run was quicker; let it finish, then run again (nothing was written twice)"
+            )
 
 
 def _landed(table: Table, run_id: str) -> int | None:

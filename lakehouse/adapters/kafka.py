@@ -3,13 +3,13 @@
 Every fault of the client leaves here as one of `lakehouse.errors`.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
 # (the client's admin calls have only half their types)
 
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import (
@@ -117,18 +117,13 @@ def create_topic(settings: Settings, topic: str, partitions: int, config: Mappin
         ServerUnavailableError: Kafka did not answer in time.
         TerminalError: Kafka refused.
     """
-    doing = f"create topic {topic}"
-    admin = _admin(settings)
     request = NewTopic(topic, num_partitions=partitions, config=dict(config))
-    created = True
-    try:
-        _results(admin.create_topics([request], request_timeout=REQUEST_SECONDS))
-    except KafkaException as error:
-        if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise _translated(error, settings, doing) from error
-        created = False
-    except TimeoutError as error:
-        raise _unanswered(settings, doing) from error
+    created = _done(
+        settings,
+        f"create topic {topic}",
+        lambda admin: admin.create_topics([request], request_timeout=REQUEST_SECONDS),
+        unless={KafkaError.TOPIC_ALREADY_EXISTS},
+    )
     # Kafka confirms a topic before its partitions have leaders that answer.
     deadline = time.monotonic() + REQUEST_SECONDS
     while True:
@@ -152,17 +147,12 @@ def delete_topic(settings: Settings, topic: str) -> bool:
         ServerUnavailableError: Kafka did not answer in time.
         TerminalError: Kafka refused.
     """
-    admin = _admin(settings)
-    doing = f"delete topic {topic}"
-    try:
-        _results(admin.delete_topics([topic], request_timeout=REQUEST_SECONDS))
-    except KafkaException as error:
-        if _code(error) in _NO_SUCH_TOPIC:
-            return False
-        raise _translated(error, settings, doing) from error
-    except TimeoutError as error:
-        raise _unanswered(settings, doing) from error
-    return True
+    return _done(
+        settings,
+        f"delete topic {topic}",
+        lambda admin: admin.delete_topics([topic], request_timeout=REQUEST_SECONDS),
+        unless=_NO_SUCH_TOPIC,
+    )
 
 
 def delete_records(settings: Settings, topic: str) -> None:
@@ -172,15 +162,12 @@ def delete_records(settings: Settings, topic: str) -> None:
         ServerUnavailableError: Kafka did not answer in time.
         TerminalError: there is no such topic, or Kafka refused.
     """
-    admin = _admin(settings)
-    doing = f"delete the messages of {topic}"
     ends = [TopicPartition(topic, partition, end) for partition, (_, end) in offsets(settings, topic).items()]
-    try:
-        _results(admin.delete_records(ends, request_timeout=REQUEST_SECONDS))
-    except KafkaException as error:
-        raise _translated(error, settings, doing) from error
-    except TimeoutError as error:
-        raise _unanswered(settings, doing) from error
+    _answers(
+        settings,
+        f"delete the messages of {topic}",
+        lambda admin: admin.delete_records(ends, request_timeout=REQUEST_SECONDS),
+    )
 
 
 def topic_id(settings: Settings, topic: str) -> str:
@@ -190,14 +177,11 @@ def topic_id(settings: Settings, topic: str) -> str:
         ServerUnavailableError: Kafka did not answer in time.
         TerminalError: there is no such topic, or Kafka refused.
     """
-    admin = _admin(settings)
-    doing = f"read the id of {topic}"
-    try:
-        found = _results(admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_SECONDS))
-    except KafkaException as error:
-        raise _translated(error, settings, doing) from error
-    except TimeoutError as error:
-        raise _unanswered(settings, doing) from error
+    found = _answers(
+        settings,
+        f"read the id of {topic}",
+        lambda admin: admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_SECONDS),
+    )
     return str(found[topic].topic_id)
 
 
@@ -212,22 +196,17 @@ def offsets(settings: Settings, topic: str) -> dict[int, tuple[int, int]]:
         ServerUnavailableError: Kafka did not answer in time.
         TerminalError: there is no such topic, or Kafka refused.
     """
-    admin = _admin(settings)
-    doing = f"read the offsets of {topic}"
-    partitions = [TopicPartition(topic, partition) for partition in _partitions(admin, settings, topic)]
+    partitions = [TopicPartition(topic, partition) for partition in _partitions(settings, topic)]
     bounds = list[dict[int, int]]()
     for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
         request: dict[TopicPartition, Any] = dict.fromkeys(partitions, spec)
-        try:
-            found = _results(
-                admin.list_offsets(
-                    request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
-                )
-            )
-        except KafkaException as error:
-            raise _translated(error, settings, doing) from error
-        except TimeoutError as error:
-            raise _unanswered(settings, doing) from error
+        found = _answers(
+            settings,
+            f"read the offsets of {topic}",
+            lambda admin, request=request: admin.list_offsets(
+                request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
+            ),
+        )
         bounds.append({topic_partition.partition: result.offset for topic_partition, result in found.items()})
     start_offsets, end_offsets = bounds
     return {partition: (start_offsets[partition], end_offsets[partition]) for partition in sorted(start_offsets)}
@@ -259,7 +238,7 @@ def send(
         ServerUnavailableError: a message was not confirmed in time; the text says how many were.
         TerminalError: there is no such topic, or Kafka refused a message; the text says how many were confirmed.
     """
-    _partitions(_admin(settings), settings, topic)
+    _partitions(settings, topic)
     return _Shipment(settings, topic, progress).ship(messages, rate)
 
 
@@ -420,14 +399,19 @@ def _client(settings: Settings) -> dict[str, Any]:
 
 
 def _admin(settings: Settings) -> AdminClient:
-    """Make a client; the caller keeps it in a variable, because its requests die with it."""
-    return AdminClient(_client(settings), logger=_client_log)
+    return _admin_of(tuple(sorted(_client(settings).items())))
 
 
-def _partitions(admin: AdminClient, settings: Settings, topic: str) -> list[int]:
+@functools.lru_cache(maxsize=4)
+def _admin_of(configuration: tuple[tuple[str, Any], ...]) -> AdminClient:
+    # Kept, because connecting costs more than asking, and because a client's requests die with it.
+    return AdminClient(dict(configuration), logger=_client_log)
+
+
+def _partitions(settings: Settings, topic: str) -> list[int]:
     doing = f"look up topic {topic}"
     try:
-        found = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic]
+        found = _admin(settings).list_topics(topic, timeout=REQUEST_SECONDS).topics[topic]
     except KafkaException as error:
         raise _translated(error, settings, doing) from error
     if found.error is not None:
@@ -435,14 +419,31 @@ def _partitions(admin: AdminClient, settings: Settings, topic: str) -> list[int]
     return sorted(found.partitions)
 
 
-def _results(futures: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
-    """What the futures of one admin request bring.
+def _answers(settings: Settings, doing: str, request: Callable[[AdminClient], Any]) -> dict[Any, Any]:
+    """What the parts of one admin request bring; every fault translated."""
+    try:
+        return {key: future.result(REQUEST_SECONDS + 5) for key, future in request(_admin(settings)).items()}
+    except KafkaException as error:
+        raise _translated(error, settings, doing) from error
+    except TimeoutError as error:
+        raise _unanswered(settings, doing) from error
 
-    Raises:
-        KafkaException: one of them failed.
-        TimeoutError: one of them never came.
-    """
-    return {key: future.result(REQUEST_SECONDS + 5) for key, future in futures.items()}
+
+def _done(
+    settings: Settings,
+    doing: str,
+    request: Callable[[AdminClient], Any],
+    *,
+    unless: Collection[int],
+) -> bool:
+    """Make an admin request; False when Kafka answers with one of the codes that mean there was nothing to do."""
+    try:
+        _answers(settings, doing, request)
+    except LakehouseError as error:
+        if isinstance(error.__cause__, KafkaException) and _code(error.__cause__) in unless:
+            return False
+        raise
+    return True
 
 
 def _received(message: ClientMessage, settings: Settings, doing: str) -> Received | None:

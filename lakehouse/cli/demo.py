@@ -116,9 +116,9 @@ def _show(settings: Settings, report: AuditReport) -> None:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     answers.print("\nThe ledger, from Kafka's offsets to the daily aggregate (`lakehouse audit`):\n")
     show_audit(report)
-    messages = sum(row.end_offset - row.first_offset for row in report.ledger)
+    messages = sum((row.end_offset or row.position) - row.first_offset for row in report.ledger)
     published = sum(row.published_rows for row in report.ledger)
-    quarantined = sum(row.quarantined_rows for row in report.ledger)
+    quarantined = sum(row.quarantined_rows - row.replayed_rows for row in report.ledger)
     answers.print(
         f"{messages:,} messages in Kafka = {published:,} events + {quarantined:,} in quarantine; "
         f"{report.aggregated_rows or 0:,} events in the daily aggregate"

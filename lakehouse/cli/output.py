@@ -1,11 +1,12 @@
 """How commands speak: tables for people, JSON for programs, progress on standard error."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from threading import Lock
+from threading import Event, Lock
 from typing import Annotated, Any
 
 import typer
@@ -14,12 +15,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 _WIDTH_OF_FILES = 500
 
@@ -64,10 +68,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     answers.print(table)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text:
     if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return Text()
+    return Text(f"{value:,}" if isinstance(value, int) else str(value))  # text as it is, whatever brackets it holds
 
 
 def megabytes(size_bytes: int) -> str:
@@ -112,13 +116,19 @@ class InstallProgress:
                     errors.print(f"  {step}: {amount}")
 
 
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
 @contextmanager
 def row_progress(title: str) -> Generator[Callable[[int, int | None], None]]:
-    """A bar over rows with the remaining time, fed with (done, total); invisible where nobody watches."""
+    """A bar over rows with rate and remaining time, fed with (done, total); invisible where nobody watches."""
     with Progress(
         TextColumn(title),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=errors,
@@ -127,3 +137,21 @@ def row_progress(title: str) -> Generator[Callable[[int, int | None], None]]:
     ) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def drained_on_signal(stop: Event) -> Generator[None]:
+    """Let the first Ctrl-C or SIGTERM set `stop`, so that work in flight is finished; the second one ends at once."""
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        errors.print(f"{signal.Signals(number).name}: ending after the commit in flight; once more ends at once")
+
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,5 +1,7 @@
-"""The jobs of the pipeline: `lakehouse tables`, `produce`, `ingest`, `transform`."""
+"""The jobs of the pipeline: `lakehouse tables`, `produce`, `ingest`, `transform`, `audit`."""
 
+import threading
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +12,24 @@ import typer
 from lakehouse import audit as auditing
 from lakehouse import ingest, transform
 from lakehouse import produce as producing
+from lakehouse.accept_loss import accept_loss
 from lakehouse.adapters.catalog import Lake
-from lakehouse.cli.output import Format, Output, answers, errors, print_json, print_table, row_progress
+from lakehouse.cli.output import (
+    Format,
+    Output,
+    answers,
+    drained_on_signal,
+    errors,
+    print_json,
+    print_table,
+    row_progress,
+)
 from lakehouse.errors import TerminalError
 from lakehouse.settings import get_settings
 from lakehouse.stack import artifacts
 from lakehouse.tables import ALL
+
+NOTICE_SECONDS = 10.0
 
 tables_app = typer.Typer(help="The Iceberg tables.", no_args_is_help=True)
 ingest_app = typer.Typer(help="Bring Kafka's messages into the tables, each once.", no_args_is_help=True)
@@ -38,19 +52,77 @@ def apply(output: Output = Format.TEXT) -> None:
 
 @ingest_app.command("run")
 def run(output: Output = Format.TEXT) -> None:
-    """Ingest what the topic holds now, then stop; a second call finds nothing new.
+    """Ingest what the topics hold now, then stop; a second call finds nothing new.
 
     Example: `lakehouse ingest run --output json`
     """
     settings = artifacts.with_local_spark(get_settings())
     with row_progress("ingest") as progress:
         result = ingest.run(settings, progress)
+    _show_ingest(result, output)
+
+
+@ingest_app.command("follow")
+def follow(output: Output = Format.TEXT) -> None:
+    """Ingest until you stop it, and commit every few seconds (setting `LAKEHOUSE_INGEST__COMMIT_SECONDS`).
+
+    It tells how far it is every ten seconds; with `--output json` it writes a line of JSON after each commit.
+    While a server is down it waits and tries again. Ctrl-C or SIGTERM lets it commit what it has begun, a second one
+    ends it at once.
+
+    Example: `lakehouse ingest follow --output json`
+    """
+    settings = artifacts.with_local_spark(get_settings())
+    stop = threading.Event()
+    told_at, told_rows = time.monotonic(), 0
+
+    def tell(notice: ingest.Notice) -> None:
+        nonlocal told_at, told_rows
+        if notice.problem:
+            errors.print(f"waiting: {notice.problem}", markup=False)
+        elif output is Format.JSON:
+            print_json(asdict(notice.total))
+        elif (passed := time.monotonic() - told_at) >= NOTICE_SECONDS:
+            rows = notice.total.published_rows + notice.total.quarantined_rows
+            rate = (rows - told_rows) / passed
+            left = f", {notice.total.lag_rows / rate:,.0f} s left" if notice.total.lag_rows else ""
+            errors.print(f"{rows:,} rows, {rate:,.0f} a second, {notice.total.lag_rows:,} wait in Kafka{left}")
+            told_at, told_rows = time.monotonic(), rows
+
+    with drained_on_signal(stop):
+        result = ingest.follow(settings, stop, tell)
+    _show_ingest(result, output)
+
+
+@ingest_app.command("accept-loss")
+def accept(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is lost, and change nothing.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Go on where Kafka has dropped what was not read yet, or has made a topic anew; the ledger remembers it.
+
+    Without a loss it changes nothing.
+
+    Example: `lakehouse ingest accept-loss --dry-run`
+    """
+    losses = accept_loss(get_settings(), dry_run=dry_run)
+    if output is Format.JSON:
+        print_json({"losses": [asdict(loss) for loss in losses], "accepted": not dry_run})
+    elif not losses:
+        answers.print("nothing is lost")
+    else:
+        rows = [(x.source, x.topic_partition, x.start_offset, x.end_offset, x.rows, x.consequence) for x in losses]
+        print_table(["source", "topic partition", "from", "to before", "rows", "consequence"], rows)
+        answers.print("nothing was changed" if dry_run else "accepted: the next ingest goes on from there")
+
+
+def _show_ingest(result: ingest.IngestResult, output: Format) -> None:
     if output is Format.JSON:
         print_json(asdict(result))
         return
     answers.print(
         f"{result.published_rows:,} rows published, {result.quarantined_rows:,} quarantined "
-        f"from {result.topic} in {result.seconds:.1f} s"
+        f"from {', '.join(result.position) or 'no topic'} in {result.seconds:.1f} s"
     )
     if result.quarantined_by_reason:
         print_table(["reason", "rows"], list(result.quarantined_by_reason.items()))
@@ -141,7 +213,10 @@ def audit(output: Output = Format.TEXT) -> None:
 def show_audit(report: auditing.AuditReport) -> None:
     """Print the ledger of each topic partition, and each gap."""
     print_table(
-        ["topic partition", "read from", "up to", "published", "quarantined", "no message", "waiting"],
+        [
+            *("topic partition", "read from", "up to", "published", "quarantined", "replayed", "no message"),
+            *("accepted loss", "waiting"),
+        ],
         [
             (
                 f"{row.topic}/{row.topic_partition}",
@@ -149,7 +224,9 @@ def show_audit(report: auditing.AuditReport) -> None:
                 row.position,
                 row.published_rows,
                 row.quarantined_rows,
+                row.replayed_rows,
                 row.absent_offsets,
+                row.lost_offsets,
                 row.lag_rows,
             )
             for row in report.ledger

@@ -3,9 +3,12 @@
 A test holds the pages to this, so a command, setting or column can't change without its documentation.
 """
 
+import base64
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import typer
@@ -17,9 +20,11 @@ from typer.core import TyperCommand, TyperGroup
 from lakehouse import events
 from lakehouse.cli.main import app
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.tables import ALL, MICROS, TableSpec
+from lakehouse.tables import ALL, MICROS, Column, TableSpec
 
 DOCS: Final = PROJECT_ROOT / "docs"
+CASES: Final = PROJECT_ROOT / "tests" / "unit" / "golden" / "contract-cases.jsonl"
+"""What must come of each case of the contract, typed by hand; `tests/unit/test_contract_cases.py` says how."""
 
 _COMMANDS: Final = """\
 # Commands
@@ -77,12 +82,18 @@ Names are exact, upper and lower case included.
 | --- | --- | --- | --- |
 {fields}
 
+{rules}
+
+A required field at fault sets the message aside; an unknown one never does.
+
 - A string must hold something other than whitespace, and no control character (U+0000 to U+001F).
+  Whitespace is what Unicode calls so, U+001C to U+001F included.
   It is stored as it came: nothing is trimmed, and case is kept.
 - Event names and platforms are open sets: a new one flows through.
 - Any other field, at any level, is kept in the column `unknown_fields` as JSON text, nested as it came and with its
   numbers as they were written, for example `{{"product_information":{{"color":"red"}}}}`.
-  It never sets a message aside.
+  It never sets a message aside, whatever it holds, as long as the message is strict JSON.
+  It can become a column of its own: [promotion](architecture.md#an-unknown-field-becomes-a-column-by-its-spec).
 
 ## Timestamps
 
@@ -104,17 +115,53 @@ at most {bytes} bytes.
 
 A message that breaks a rule becomes a row in quarantine, with the first problem as its reason.
 Looked at are the bytes, then the grammar, then what the objects hold, in the order of the message;
-then the required fields in the order of the table above; last the range of the timestamp.
+then the required fields in the order of the table above; last the form of the timestamp and its range.
+The depth is looked at before the grammar; a string must first hold something, then be short enough, then be without
+control characters.
 
 | reason | meaning |
 | --- | --- |
 {reasons}
+
+## Cases
+
+Each case below is a line of `tests/unit/golden/contract-cases.jsonl`, typed by hand, and a test holds every way of
+decoding to it.
+*Sample* is the message at the top of this page, in one line; `a` → `b` is the sample with one text replaced by another.
+An invisible character is shown by its number, ⟨U+00A0⟩, and a byte outside UTF-8 by its value, ⟨FF⟩.
+A published event has the sample's columns but for those named.
+
+{cases}
 """
+_SITUATIONS: Final = {
+    "missing": "absent",
+    "null": "null",
+    "empty": "empty",
+    "only whitespace": "only whitespace",
+    "wrong type": "other JSON type",
+    "wrong case": "other case of the name",
+    "too long": "too long",
+    "control character": "control character",
+    "out of range": "out of range",
+}
+"""What can be wrong with a field, as the cases call it and as the page does."""
+_CASE_GROUPS: Final = {
+    "fields": "Fields",
+    "timestamps": "Timestamps",
+    "bytes": "Bytes, size and UTF-8",
+    "grammar": "Grammar of JSON",
+    "one object": "One object, each name once",
+    "bounds": "Depth, numbers and surrogates",
+    "unknown fields": "Unknown fields",
+    "order of reasons": "Several problems at once",
+}
 _TYPES: Final = {
     pa.string(): "string",
     pa.binary(): "binary",
     pa.int32(): "int",
     pa.int64(): "long",
+    pa.float64(): "double",
+    pa.bool_(): "boolean",
     pa.date32(): "date",
     MICROS: "timestamptz",
 }
@@ -153,9 +200,12 @@ def contract_page() -> str:
         for rule in events.FIELDS
     )
     reasons = "\n".join(f"| `{reason}` | {reason.doc} |" for reason in events.Reason)
+    cases: list[dict[str, Any]] = [json.loads(line) for line in CASES.read_text(encoding="utf-8").split("\n") if line]
     return _CONTRACT.format(
         version=events.RULE_VERSION,
         fields=fields,
+        rules=_field_rules(cases),
+        cases=_case_tables(cases),
         reasons=reasons,
         bytes=f"{events.MAX_MESSAGE_BYTES:,}",
         depth=events.MAX_DEPTH,
@@ -173,7 +223,7 @@ def tables_page() -> str:
             _table(
                 ["column", "type", "null", "personal", "meaning"],
                 [
-                    [f"`{c.name}`", type_name(c.type), "" if c.required else "yes", "yes" if c.pii else "", c.doc]
+                    [f"`{c.name}`", type_name(c.type), "" if c.required else "yes", "yes" if c.pii else "", _meaning(c)]
                     for c in spec.columns
                 ],
             )
@@ -236,10 +286,85 @@ def _default(field: FieldInfo) -> str:
     return "" if value in (None, "") else f"`{value}`"
 
 
+def _meaning(column: Column) -> str:
+    return column.doc if column.unknown_field is None else f"{column.doc} Promoted from `{column.unknown_field}`."
+
+
 def _traits(spec: TableSpec) -> str:
     retention = "kept for ever" if spec.retention_days is None else f"kept for {spec.retention_days} days"
     partition, order = (", ".join(f"`{name}`" for name in names) for names in (spec.partition_by, spec.sort_by))
     return f"Partitioned by {partition}; rows of a file sorted by {order}; {retention}; owned by {spec.owner}."
+
+
+def _field_rules(cases: Sequence[Mapping[str, Any]]) -> str:
+    """What becomes of a message by what is wrong with each field; `-` where that can't be."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for case in cases:
+        if case.get("situation") in _SITUATIONS:
+            at_fault = "" if case["field"] == case["field_of_contract"] else f" of `{case['field']}`"
+            outcome = f"`{case['quarantined']}`{at_fault}"
+            found.setdefault(case["field_of_contract"], {}).setdefault(case["situation"], set()).add(outcome)
+    rows = [
+        [f"`{field}`", *(", ".join(sorted(outcomes.get(situation, {"-"}))) for situation in _SITUATIONS)]
+        for field, outcomes in found.items()
+    ]
+    return _table(["field", *_SITUATIONS.values()], rows)
+
+
+def _case_tables(cases: Sequence[Mapping[str, Any]]) -> str:
+    blocks: list[str] = []
+    for group, title in _CASE_GROUPS.items():
+        rows = [
+            [case["case"], _message(case), _outcome(case)] for case in cases if case["id"].partition("/")[0] == group
+        ]
+        blocks += [f"### {title}", _table(["case", "message", "outcome"], rows)]
+    return "\n\n".join(blocks)
+
+
+def _message(case: Mapping[str, Any]) -> str:
+    told = "none" if case["message"] is None else _part(case["message"])
+    kafka = case.get("kafka_timestamp")
+    return f"{told}, at {kafka} by Kafka's clock" if kafka else told
+
+
+def _outcome(case: Mapping[str, Any]) -> str:
+    if "quarantined" in case:
+        field = case["field"]
+        return f"`{case['quarantined']}`" + ("" if field is None else f", field {_part(field)}")
+    columns = [f"`{column}` {_part(value)}" for column, value in case["published"].items()]
+    return f"published, {', '.join(columns)}" if columns else "published"
+
+
+def _part(part: Any) -> str:
+    """A piece of a message, for people."""
+    match part:
+        case str():
+            return _code(part)
+        case list():
+            return " ".join(map(_part, part))
+        case {"base64": text}:
+            return _code(base64.b64decode(text).decode("utf-8", "surrogateescape"))
+        case {"repeat": text, "times": times}:
+            return f"{_code(text)} {times:,} times"
+        case {"sample_with": changes}:
+            return "; ".join(f"{_code(old)} → {_part(new)}" for old, new in changes.items()) or "sample"
+        case _:
+            raise ValueError(part)
+
+
+def _code(text: str) -> str:
+    """The text in backticks, with what can't be seen named."""
+    if not text:
+        return "nothing"
+    shown = "".join(c if c.isprintable() else _named(ord(c)) for c in text)
+    fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    padding = " " if "`" in shown or shown != shown.strip() else ""
+    return f"{fence}{padding}{shown}{padding}{fence}"
+
+
+def _named(code_point: int) -> str:
+    # Python holds a byte that is no UTF-8 as a lone surrogate.
+    return f"⟨{code_point - 0xDC00:02X}⟩" if 0xDC80 <= code_point <= 0xDCFF else f"⟨U+{code_point:04X}⟩"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ changed lock file or source is another part.
 """
 
 import hashlib
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -24,6 +25,9 @@ OLDEST_JAVA = 24
 """Trino 476 starts on no older one, and the flags that keep the servers quiet are as new."""
 
 JAR_PARTS = ("kafka", "catalog", "spark", "trino")
+BENCH_PARTS = ("connect",)
+"""Locked like the others, but no stack needs them: `make bench` fetches them."""
+
 LOCKS = PROJECT_ROOT / "requirements" / "java"
 REST_CATALOG_SOURCE = PROJECT_ROOT / "compose" / "images" / "rest-catalog"
 
@@ -126,6 +130,13 @@ def spark_java_home(settings: Settings) -> Path:
     return wrapper.parent.parent
 
 
+def spark_aot_cache(settings: Settings) -> Path:
+    """Java's ahead-of-time cache for this clone's Spark; it holds for one Java and one list of jars, paths included."""
+    pyspark = importlib.metadata.distribution("pyspark")
+    key = digest(lock_text("spark"), str(java(settings)), pyspark.version, str(pyspark.locate_file("pyspark")))
+    return settings.home / "java" / f"spark-{key}.aot"
+
+
 def with_local_spark(settings: Settings) -> Settings:
     """The settings with the jars and the Java of this machine's stack, where they name none of their own."""
     jars = part_directory(settings, "spark")
@@ -134,4 +145,6 @@ def with_local_spark(settings: Settings) -> Settings:
         spark = spark.model_copy(update={"jars_directory": jars})
     if spark.java_home is None:
         spark = spark.model_copy(update={"java_home": spark_java_home(settings)})
+    if spark.aot_cache is None and settings.java_home is None and (cache := spark_aot_cache(settings)).exists():
+        spark = spark.model_copy(update={"aot_cache": cache})
     return settings.model_copy(update={"spark": spark})

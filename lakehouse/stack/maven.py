@@ -292,7 +292,7 @@ def _java_quoted(argument: str) -> str:
 
 def lock(settings: Settings) -> None:
     """Resolve `requirements/java/*.ivy.xml` anew and write the lock files beside them (`make lock`)."""
-    for part in artifacts.JAR_PARTS:
+    for part in (*artifacts.JAR_PARTS, *artifacts.BENCH_PARTS):
         work = settings.cache / "lock" / part
         shutil.rmtree(work, ignore_errors=True)
         files = work / "files"

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from pyiceberg.table import Table
 
 from lakehouse.adapters import catalog, s3
-from lakehouse.adapters.catalog import Lake, position
+from lakehouse.adapters.catalog import Lake
 from lakehouse.errors import (
     CommitStateUnknownError,
     FenceError,
@@ -31,6 +31,7 @@ from lakehouse.errors import (
     TerminalError,
     TransientError,
 )
+from lakehouse.ledger import POSITION, RULES, offsets_text, position
 from lakehouse.settings import Settings
 from lakehouse.tables import ALL, USER_ACTIONS_QUARANTINE, Column, TableSpec
 
@@ -87,9 +88,8 @@ def append(
     return lake.append(
         SPEC,
         files,
-        topic=TOPIC,
-        before=before,
-        after=after,
+        expected={POSITION + TOPIC: offsets_text(before) if before else None},
+        properties={POSITION + TOPIC: offsets_text(after)},
         run_id=run_id or uuid.uuid4().hex,
         summary={"lakehouse.topic": TOPIC},
     )
@@ -284,6 +284,14 @@ def test_a_table_behind_its_spec_is_not_written_to(lake: Lake) -> None:
         lake.write_schema(lake.load(SPEC), later)
 
 
+def test_a_table_without_a_promoted_column_is_written_to_all_the_same(lake: Lake) -> None:
+    color = Column("color", pa.string(), "Color.", required=False, unknown_field="color")
+    later = replace(SPEC, columns=(*SPEC.columns, color))
+    assert lake.write_schema(lake.load(SPEC), later).names == ["day", "n", "secret"]
+    assert lake.apply(later).changes == ("added column color",)
+    assert lake.write_schema(lake.load(SPEC), later).names == ["day", "n", "secret", "color"]
+
+
 def test_only_an_environment_with_a_prefix_can_be_dropped_whole(environment: Settings) -> None:
     with pytest.raises(TerminalError, match="prefix"):
         Lake(environment.model_copy(update={"prefix": ""})).drop_environment()
@@ -293,13 +301,13 @@ def test_only_an_environment_with_a_prefix_can_be_dropped_whole(environment: Set
 
 
 def test_files_and_position_are_one_snapshot(environment: Settings, lake: Lake) -> None:
-    assert position(lake.load(SPEC), TOPIC) == {}
+    assert position(lake.load(SPEC).properties, TOPIC) == {}
     snapshot_id = append(lake, write(environment, lake, 3, 1, 2), {}, {0: 3, 1: 0}, run_id="run-1")
     table = lake.load(SPEC)
     assert snapshots_of(table) == [snapshot_id]
-    assert position(table, TOPIC) == {0: 3, 1: 0}
+    assert position(table.properties, TOPIC) == {0: 3, 1: 0}
     assert table.properties["lakehouse.position.numbers"] == '{"0": 3, "1": 0}'
-    assert position(table, "another topic") == {}
+    assert position(table.properties, "another topic") == {}
     snapshot = table.current_snapshot()
     assert snapshot
     assert snapshot.summary
@@ -321,7 +329,7 @@ def test_a_stale_position_is_fenced_off(environment: Settings, lake: Lake) -> No
     append(lake, write(environment, lake, 1), {}, {0: 1})
     late = write(environment, lake, 2)
     for before in ({}, {0: 0}, {0: 2}, {0: 1, 1: 0}):
-        with pytest.raises(FenceError, match=r"position \{0: 1\} of numbers and this run started from"):
+        with pytest.raises(FenceError, match=r'position.numbers \{"0": 1\} and this run started from'):
             append(lake, late, before, {0: 2})
     assert numbers_in(lake) == [1]
 
@@ -339,7 +347,7 @@ def test_a_position_moves_without_rows_in_a_snapshot_of_its_own(environment: Set
     second = append(lake, [], {0: 1}, {0: 9})
     table = lake.load(SPEC)
     assert snapshots_of(table) == [first, second]
-    assert position(table, TOPIC) == {0: 9}
+    assert position(table.properties, TOPIC) == {0: 9}
     assert numbers_in(lake) == [1]
 
 
@@ -352,7 +360,7 @@ def test_a_commit_in_between_that_leaves_the_position_only_delays_ours(
     _before_first_commit(monkeypatch, lambda: other.load(SPEC).append(_one_row(other, 5)))
     append(lake, write(environment, lake, 2), {0: 1}, {0: 2})
     assert numbers_in(lake) == [1, 2, 5]
-    assert position(lake.load(SPEC), TOPIC) == {0: 2}
+    assert position(lake.load(SPEC).properties, TOPIC) == {0: 2}
 
 
 @pytest.mark.usefixtures("_short_waits")
@@ -367,7 +375,7 @@ def test_a_commit_in_between_that_moves_the_position_fences_ours_off(
     with pytest.raises(FenceError):
         append(lake, mine, {}, {0: 8})
     assert numbers_in(lake) == [7]
-    assert position(lake.load(SPEC), TOPIC) == {0: 7}
+    assert position(lake.load(SPEC).properties, TOPIC) == {0: 7}
 
 
 def test_of_those_who_commit_from_one_position_at_once_one_wins(environment: Settings, lake: Lake) -> None:
@@ -383,7 +391,7 @@ def test_of_those_who_commit_from_one_position_at_once_one_wins(environment: Set
         answers = list(pool.map(commit, range(4)))
     (winner,) = [n for n, answer in enumerate(answers) if isinstance(answer, int)]
     assert numbers_in(lake) == [winner]
-    assert position(lake.load(SPEC), TOPIC) == {0: winner + 1}
+    assert position(lake.load(SPEC).properties, TOPIC) == {0: winner + 1}
 
 
 def test_quarantined_offsets_are_those_of_the_topic_from_the_position_on(environment: Settings) -> None:
@@ -520,7 +528,7 @@ def test_an_object_store_that_is_down_surely_took_nothing(environment: Settings,
     gone = [path.replace(".parquet", "-gone.parquet") for path in write(environment, lake, 1)]
     with pytest.raises(ServerUnavailableError, match="nothing landed"):
         append(lake, gone, {}, {0: 1})
-    assert position(lake.load(SPEC), TOPIC) == {}
+    assert position(lake.load(SPEC).properties, TOPIC) == {}
 
 
 def _one_row(lake: Lake, number: int) -> pa.Table:
@@ -538,3 +546,25 @@ def _before_first_commit(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]
         return commit(*arguments)
 
     monkeypatch.setattr(catalog, "_commit_once", late)
+
+
+# Rules
+
+
+def test_the_first_run_with_newer_rules_fences_those_with_older_ones_off(environment: Settings, lake: Lake) -> None:
+    assert lake.load_to_write(SPEC, 1).properties[RULES] == "1"
+    snapshots = snapshots_of(lake.load(SPEC))
+    assert snapshots_of(lake.load_to_write(SPEC, 1)) == snapshots
+    assert Lake(environment).load_to_write(SPEC, 2).properties[RULES] == "2"
+    with pytest.raises(FenceError, match=r"lakehouse\.rule-version 2 and this run started from 1"):
+        lake.append(
+            SPEC,
+            write(environment, lake, 1),
+            expected={RULES: "1"},
+            properties={},
+            run_id=uuid.uuid4().hex,
+            summary={},
+        )
+    with pytest.raises(TerminalError, match=r"rules of version 2 and this program has 1: upgrade"):
+        lake.load_to_write(SPEC, 1)
+    assert numbers_in(lake) == []

@@ -20,8 +20,8 @@ from lakehouse.stack.servers import servers
 
 TOP_LEVEL = {
     *(".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
-    *("README.md", "compose", "dags", "data", "dbt", "docs", "lakehouse", "pyproject.toml", "requirements", "spark"),
-    *("tests", "trino"),
+    *("README.md", "bench", "compose", "dags", "data", "dbt", "docs", "lakehouse", "pyproject.toml", "requirements"),
+    *("spark", "tests", "trino"),
 }
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -28,7 +28,7 @@ def offsets_of(topic: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
 def test_a_first_run_reads_all_that_kafka_has() -> None:
     plan = plan_ingest("t", {}, {1: (7, 9), 0: (0, 5)}, rows_per_run=PLENTY, rows_per_task=3)
     assert plan.ranges == (OffsetRange(0, 0, 5), OffsetRange(1, 7, 9))
-    assert (plan.topic, plan.before, plan.after, plan.rows, plan.tasks) == ("t", {}, {0: 5, 1: 9}, 7, 3)
+    assert (plan.source, plan.before, plan.after, plan.rows, plan.tasks) == ("t", {}, {0: 5, 1: 9}, 7, 3)
 
 
 def test_a_later_run_starts_where_the_table_stands() -> None:

@@ -27,6 +27,7 @@ def test_user_actions_has_the_columns_of_its_contract() -> None:
         ("kafka_offset", pa.int64(), True),
         ("kafka_timestamp", TIME, True),
         ("ingested_at", TIME, True),
+        ("replayed_at", TIME, False),
     ]
     assert (USER_ACTIONS.partition_by, USER_ACTIONS.sort_by) == (("event_date",), ("event_name", "user_id"))
 

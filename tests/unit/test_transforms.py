@@ -5,8 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lakehouse import transforms
-from lakehouse.transforms import EVENTS_SCHEMA, QUARANTINE_SCHEMA, decode_batch, split_by_date
+from lakehouse.transforms import EVENTS_SCHEMA, QUARANTINE_SCHEMA, decode_batch, sort_rows, split_by_date
 
 INGESTED_AT = datetime(2023, 10, 24, 1, 2, 3, 4, tzinfo=UTC)
 KAFKA_TIMESTAMP = datetime(2023, 10, 24, 0, 0, 0, 5000, tzinfo=UTC)
@@ -36,10 +35,10 @@ def test_a_good_row_and_a_bad_row_become_exactly_these_table_rows() -> None:
     batch = kafka_rows(
         [value("2023-10-23T23:30:00-05:00", more=', "a": 1'), b"\xff"],
         key=pa.array([b"k1", b"k2"], pa.binary()),
-        headers=pa.array([None, HEADERS], transforms._HEADERS),
+        headers=pa.array([None, '[{"key":"trace","value":"AP8="},{"key":"trace"}]'], pa.string()),
         timestampType=pa.array([1, 1], pa.int32()),
     )
-    events, quarantine = decode_batch(batch, INGESTED_AT)
+    events, quarantine = decode_batch(batch, "user-actions", INGESTED_AT)
     assert events.to_pylist() == [
         {
             "event_datetime": datetime(2023, 10, 24, 4, 30, tzinfo=UTC),
@@ -55,6 +54,7 @@ def test_a_good_row_and_a_bad_row_become_exactly_these_table_rows() -> None:
             "kafka_offset": 100,
             "kafka_timestamp": KAFKA_TIMESTAMP,
             "ingested_at": INGESTED_AT,
+            "replayed_at": None,
         }
     ]
     assert quarantine.to_pylist() == [
@@ -82,7 +82,7 @@ def test_a_good_row_and_a_bad_row_become_exactly_these_table_rows() -> None:
     ids=["no rows", "a tombstone", "a blank", "a good one", "mixed"],
 )
 def test_both_tables_have_the_contract_columns_and_each_row_is_in_one(values: list[bytes | None]) -> None:
-    events, quarantine = decode_batch(kafka_rows(values), INGESTED_AT)
+    events, quarantine = decode_batch(kafka_rows(values), "user-actions", INGESTED_AT)
     assert events.schema == EVENTS_SCHEMA
     assert quarantine.schema == QUARANTINE_SCHEMA
     offsets = events["kafka_offset"].to_pylist() + quarantine["kafka_offset"].to_pylist()
@@ -93,7 +93,7 @@ def test_both_tables_have_the_contract_columns_and_each_row_is_in_one(values: li
 
 def test_a_slice_of_a_batch_gives_its_own_rows() -> None:
     batch = kafka_rows([b"x", value("2023-10-23T00:00:00Z", user="user_7"), None, b"y"]).slice(1, 2)
-    events, quarantine = decode_batch(batch, INGESTED_AT)
+    events, quarantine = decode_batch(batch, "user-actions", INGESTED_AT)
     assert events["kafka_offset"].to_pylist() == [101]
     assert events["user_id"].to_pylist() == ["user_7"]
     assert quarantine["kafka_offset"].to_pylist() == [102]
@@ -107,13 +107,13 @@ def test_dates_are_utc_at_both_ends_of_the_day() -> None:
         "2023-10-23T23:59:59.999999Z",
         "2023-10-24T00:00:00Z",
     ]
-    events, _ = decode_batch(kafka_rows([value(stamp) for stamp in stamps]), INGESTED_AT)
+    events, _ = decode_batch(kafka_rows([value(stamp) for stamp in stamps]), "user-actions", INGESTED_AT)
     assert [day.day for day in events["event_date"].to_pylist()] == [22, 23, 23, 24]
 
 
 def test_splitting_gives_one_table_a_date() -> None:
     values = [value(f"2023-10-{day}T10:00:00Z") for day in (23, 22, 23, 21)]
-    events, _ = decode_batch(kafka_rows(values), INGESTED_AT)
+    events, _ = decode_batch(kafka_rows(values), "user-actions", INGESTED_AT)
     parts = [(day, part["kafka_offset"].to_pylist()) for day, part in split_by_date(events.sort_by("event_date"))]
     assert parts == [(date(2023, 10, 21), [103]), (date(2023, 10, 22), [101]), (date(2023, 10, 23), [100, 102])]
     assert list(split_by_date(events.slice(0, 0))) == []
@@ -126,7 +126,24 @@ def test_the_garbage_collector_is_left_as_it_was(was_on: bool) -> None:
     before = gc.isenabled()
     try:
         (gc.enable if was_on else gc.disable)()
-        decode_batch(kafka_rows([b"x"]), INGESTED_AT)
+        decode_batch(kafka_rows([b"x"]), "user-actions", INGESTED_AT)
         assert gc.isenabled() == was_on
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_rows_are_sorted_by_each_column_in_turn_and_equal_ones_keep_their_order() -> None:
+    day, name, number = pa.date32(), ["b", "a", "b", "a", "é", "Z"], [1, 2, 1, 2, 3, 3]
+    table = pa.table(
+        {"day": pa.array([2, 2, 1, 2, 1, 1], day), "name": name, "number": number, "place": [0, 1, 2, 3, 4, 5]}
+    )
+    # By bytes: capital letters before small ones, and what is beyond ASCII last.
+    assert sort_rows(table, ("day", "name"))["place"].to_pylist() == [5, 2, 4, 1, 3, 0]
+    assert sort_rows(table, ("number",))["place"].to_pylist() == [0, 2, 1, 3, 4, 5]
+    assert sort_rows(table.slice(0, 0), ("day", "name")).num_rows == 0
+
+
+def test_numbers_too_far_apart_to_be_ranked_together_are_sorted_all_the_same() -> None:
+    table = pa.table({"a": [2**62, -(2**62), 0], "b": [2**62, 0, -(2**62)]})
+    assert sort_rows(table, ("a", "b"))["a"].to_pylist() == [-(2**62), 0, 2**62]
+    assert sort_rows(table, ("a",))["a"].to_pylist() == [-(2**62), 0, 2**62]

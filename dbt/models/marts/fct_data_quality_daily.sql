@@ -29,7 +29,7 @@ select
     outcome,
     reason,
     count(*) as message_count,
-    cast(count(*) as double) / sum(count(*)) over (partition by ingested_date) as message_ratio,
+    cast(count(*) as double) / sum(count(*)) over (partition by ingested_date, outcome = 'replayed') as message_ratio,
     max(ingested_at) as last_ingested_at
 from outcomes
 group by ingested_date, outcome, reason

@@ -1,7 +1,9 @@
+{#- A table that was built before `last_replayed_at` was a column gets it with the next build. -#}
 {{
     config(
         unique_key=['event_date', 'event_name', 'platform'],
         meta={'rebuild_column': 'event_date'},
+        on_schema_change='append_new_columns',
         properties={'partitioning': "ARRAY['event_date']", 'sorted_by': "ARRAY['event_name', 'platform']"}
     )
 }}
@@ -47,6 +49,8 @@ select
     count(distinct sku) as product_count,
     min(event_datetime) as first_event_at,
     max(event_datetime) as last_event_at,
-    max(ingested_at) as last_ingested_at
+    -- Apart, because each of the two commits in the order of these times, and both together do not.
+    max(ingested_at) filter (where replayed_at is null) as last_ingested_at,
+    max(replayed_at) as last_replayed_at
 from rebuilt_events
 group by event_date, event_name, platform

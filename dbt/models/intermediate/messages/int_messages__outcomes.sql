@@ -1,3 +1,15 @@
+with events as (
+
+    select * from {{ ref('stg_events__user_actions') }}
+
+),
+
+quarantine as (
+
+    select * from {{ ref('stg_quarantine__user_actions') }}
+
+)
+
 select
     kafka_topic,
     kafka_partition,
@@ -6,7 +18,8 @@ select
     'none' as reason,
     ingested_at,
     cast(ingested_at at time zone 'UTC' as date) as ingested_date
-from {{ ref('stg_events__user_actions') }}
+from events
+where replayed_at is null
 
 union all
 
@@ -18,4 +31,21 @@ select
     reason,
     ingested_at,
     ingested_date
-from {{ ref('stg_quarantine__user_actions') }}
+from quarantine
+
+union all
+
+select
+    quarantine.kafka_topic,
+    quarantine.kafka_partition,
+    quarantine.kafka_offset,
+    'replayed' as outcome,
+    quarantine.reason,
+    events.ingested_at,
+    cast(events.ingested_at at time zone 'UTC' as date) as ingested_date
+from quarantine
+inner join events
+    on quarantine.kafka_topic = events.kafka_topic
+    and quarantine.kafka_partition = events.kafka_partition
+    and quarantine.kafka_offset = events.kafka_offset
+where events.replayed_at is not null

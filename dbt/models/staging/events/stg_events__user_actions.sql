@@ -11,5 +11,6 @@ select
     kafka_partition,
     kafka_offset,
     kafka_timestamp,
-    ingested_at
+    ingested_at,
+    replayed_at
 from {{ source('events', 'user_actions') }}

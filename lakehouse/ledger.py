@@ -1,0 +1,102 @@
+"""What a table knows about the topics it has read: the properties that are committed together with its rows.
+
+A *source* is a topic as the table knows it. Its name stands in the column `kafka_topic` and in these properties:
+
+    lakehouse.position.<source>     next offset to read, per topic partition
+    lakehouse.accounts.<source>     what the position alone can't tell an audit, per topic partition
+    lakehouse.topic-id.<source>     which topic of that name was read; one made anew has another id
+    lakehouse.run.<source>          the last run that wrote rows of it (quarantine only)
+    lakehouse.rule-version          the newest rules that judged messages for this table
+    lakehouse.replays               how often quarantine was replayed into it
+    lakehouse.replayed.<source>     how many of its rows replays brought, per topic partition
+
+A source is called like its topic. When a topic was deleted and made anew and that was accepted, offsets start again,
+so the new one becomes a source of its own: `user-actions#2`; Kafka allows no `#` in a topic's name.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+from lakehouse.plans import Account, Offsets
+
+POSITION = "lakehouse.position."
+ACCOUNTS = "lakehouse.accounts."
+TOPIC_ID = "lakehouse.topic-id."
+RUN = "lakehouse.run."
+RULES = "lakehouse.rule-version"
+REPLAYS = "lakehouse.replays"
+REPLAYED = "lakehouse.replayed."
+
+RUN_ID = "lakehouse.run-id"
+TOPIC = "lakehouse.topic"
+START_OFFSETS = "lakehouse.start-offsets"
+END_OFFSETS = "lakehouse.end-offsets"
+
+Properties = Mapping[str, str]
+
+
+def position(properties: Properties, source: str) -> dict[int, int]:
+    """The next offset to read of each topic partition; empty before the first run."""
+    return _offsets(properties.get(POSITION + source, "{}"))
+
+
+def accounts(properties: Properties, source: str) -> dict[int, Account]:
+    """What the table keeps for the audit of each topic partition; empty before the first run."""
+    text = properties.get(ACCOUNTS + source, "{}")
+    return {int(partition): Account(**account) for partition, account in json.loads(text).items()}
+
+
+def replayed(properties: Properties, source: str) -> dict[int, int]:
+    """How many rows of each topic partition replays have brought."""
+    return _offsets(properties.get(REPLAYED + source, "{}"))
+
+
+def topic_id(properties: Properties, source: str) -> str | None:
+    """Kafka's id of the topic that was read; None before the first run."""
+    return properties.get(TOPIC_ID + source)
+
+
+def sources(properties: Properties, topic: str | None = None) -> list[str]:
+    """The sources that the table has read, of one topic or of all, oldest generation first."""
+    found = [key.removeprefix(POSITION) for key in properties if key.startswith(POSITION)]
+    return sorted((s for s in found if topic in (None, topic_of(s))), key=lambda s: (topic_of(s), _generation(s)))
+
+
+def topic_of(source: str) -> str:
+    """The topic that a source is, or was."""
+    return source.partition("#")[0]
+
+
+def next_generation(source: str) -> str:
+    """The name under which a topic goes on that was made anew after `source`."""
+    return f"{topic_of(source)}#{_generation(source) + 1}"
+
+
+def entries(source: str, moved_to: Offsets, kafka_id: str, of_partitions: Mapping[int, Account]) -> dict[str, str]:
+    """The properties of a source at a position."""
+    rows = {str(partition): asdict(account) for partition, account in sorted(of_partitions.items())}
+    return {
+        POSITION + source: offsets_text(moved_to),
+        TOPIC_ID + source: kafka_id,
+        ACCOUNTS + source: json.dumps(rows),
+    }
+
+
+def advances(summaries: Iterable[Properties], source: str) -> list[tuple[Offsets, Offsets]]:
+    """How the position of a source moved, (before, after) by each of these snapshots."""
+    ours = (summary for summary in summaries if summary.get(TOPIC) == source)
+    return [(_offsets(summary[START_OFFSETS]), _offsets(summary[END_OFFSETS])) for summary in ours]
+
+
+def offsets_text(offsets: Offsets) -> str:
+    """Offsets as they stand in properties and summaries: a JSON object, topic partitions in order."""
+    return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})
+
+
+def _offsets(text: str) -> dict[int, int]:
+    return {int(partition): int(offset) for partition, offset in json.loads(text).items()}
+
+
+def _generation(source: str) -> int:
+    return int(source.partition("#")[2] or 1)

@@ -1,0 +1,43 @@
+"""What a table knows about its topics, from properties to values and back."""
+
+import pytest
+
+from lakehouse import ledger
+from lakehouse.plans import Account
+
+
+def test_the_properties_of_a_source_say_again_what_was_put_into_them() -> None:
+    accounts = {0: Account(5, absent_offsets=2), 10: Account(0, lost_offsets=7)}
+    properties = ledger.entries("t#2", {10: 3, 0: 8}, "id", accounts)
+    assert properties["lakehouse.position.t#2"] == '{"0": 8, "10": 3}'
+    assert ledger.position(properties, "t#2") == {0: 8, 10: 3}
+    assert ledger.accounts(properties, "t#2") == accounts
+    assert ledger.topic_id(properties, "t#2") == "id"
+    assert (ledger.position(properties, "t"), ledger.accounts(properties, "t")) == ({}, {})
+    assert ledger.topic_id(properties, "t") is None
+
+
+def test_an_account_from_before_losses_were_counted_has_lost_nothing() -> None:
+    properties = {"lakehouse.accounts.t": '{"0": {"first_offset": 3, "absent_offsets": 1}}'}
+    assert ledger.accounts(properties, "t") == {0: Account(3, 1, 0)}
+
+
+def test_the_sources_of_a_topic_come_in_the_order_of_their_generations() -> None:
+    names = ["b", "a#10", "a", "a#9", "a#2"]
+    properties = {f"lakehouse.position.{name}": "{}" for name in names} | {"lakehouse.rule-version": "1"}
+    assert ledger.sources(properties) == ["a", "a#2", "a#9", "a#10", "b"]
+    assert ledger.sources(properties, "a") == ["a", "a#2", "a#9", "a#10"]
+    assert ledger.sources(properties, "c") == []
+
+
+@pytest.mark.parametrize(
+    ("source", "topic", "following"), [("t", "t", "t#2"), ("t#2", "t", "t#3"), ("t#9", "t", "t#10")]
+)
+def test_a_topic_made_anew_gets_the_next_number(source: str, topic: str, following: str) -> None:
+    assert ledger.topic_of(source) == topic
+    assert ledger.next_generation(source) == following
+
+
+def test_only_the_commits_of_a_source_moved_it() -> None:
+    move = {"lakehouse.topic": "t", "lakehouse.start-offsets": '{"0": 1}', "lakehouse.end-offsets": '{"0": 4}'}
+    assert ledger.advances([{}, move, move | {"lakehouse.topic": "t#2"}], "t") == [({0: 1}, {0: 4})]
