@@ -52,26 +52,26 @@ def _accept(settings: Settings, lake: Lake, topic: str, *, dry_run: bool) -> lis
     known = ledger.sources(properties, topic)
     if not known:
         return []
-    source = known[-1]
+    source, run_id = known[-1], uuid.uuid4().hex
     kafka_id, available = kafka.topic_id(settings, topic), kafka.offsets(settings, topic)
     position = ledger.position(properties, source)
     anew = ledger.topic_id(properties, source) not in (None, kafka_id) or strayed(source, position, available)
     if anew:
         following = ledger.next_generation(source)
         found = [_anew(source, following)]
-        summary, changed = _moved(following, {}, {}), ledger.entries(following, {}, kafka_id, {})
+        summary, changed = _moved(following, {}, {}), ledger.entries(following, {}, kafka_id, {}, run_id)
     else:
         ranges = lost_ranges(position, available)
         found, accounts = _dropped(lake, source, ranges, ledger.accounts(properties, source))
         end = position | {piece.topic_partition: piece.end_offset for piece in ranges}
-        summary, changed = _moved(source, position, end), ledger.entries(source, end, kafka_id, accounts)
+        summary, changed = _moved(source, position, end), ledger.entries(source, end, kafka_id, accounts, run_id)
     if found and not dry_run:
         lake.append(
             USER_ACTIONS,
             [],
             expected={key: properties.get(key) for key in (ledger.RULES, ledger.POSITION + source, *changed)},
             properties=changed,
-            run_id=uuid.uuid4().hex,
+            run_id=run_id,
             summary=summary | {"lakehouse.accepted-loss": "; ".join(loss.consequence for loss in found)},
         )
     return found

@@ -248,7 +248,7 @@ class _Ingester:
                 run_id=run_id,
                 summary=summary,
             )
-        changed = ledger.entries(source, plan.after, kafka_id, account)
+        changed = ledger.entries(source, plan.after, kafka_id, account, run_id)
         lake.append(
             USER_ACTIONS,
             _files(report, USER_ACTIONS),

@@ -5,7 +5,7 @@ A *source* is a topic as the table knows it. Its name stands in the column `kafk
     lakehouse.position.<source>     next offset to read, per topic partition
     lakehouse.accounts.<source>     what the position alone can't tell an audit, per topic partition
     lakehouse.topic-id.<source>     which topic of that name was read; one made anew has another id
-    lakehouse.run.<source>          the last run that wrote rows of it (quarantine only)
+    lakehouse.run.<source>          the last run that moved it
     lakehouse.rule-version          the newest rules that judged messages for this table
     lakehouse.replays               how often quarantine was replayed into it
     lakehouse.replayed.<source>     how many of its rows replays brought, per topic partition
@@ -73,13 +73,16 @@ def next_generation(source: str) -> str:
     return f"{topic_of(source)}#{_generation(source) + 1}"
 
 
-def entries(source: str, moved_to: Offsets, kafka_id: str, of_partitions: Mapping[int, Account]) -> dict[str, str]:
-    """The properties of a source at a position."""
+def entries(
+    source: str, moved_to: Offsets, kafka_id: str, of_partitions: Mapping[int, Account], run_id: str
+) -> dict[str, str]:
+    """The properties of a source at a position that a run brought it to."""
     rows = {str(partition): asdict(account) for partition, account in sorted(of_partitions.items())}
     return {
         POSITION + source: offsets_text(moved_to),
         TOPIC_ID + source: kafka_id,
         ACCOUNTS + source: json.dumps(rows),
+        RUN + source: run_id,
     }
 
 

@@ -39,10 +39,12 @@ from pyiceberg.expressions import (
     LessThan,
     NotNull,
 )
+from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import ArrowScan, pyarrow_to_schema, schema_to_pyarrow
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IcebergType
@@ -307,7 +309,7 @@ class Lake:
             except ServerUnavailableError as error:
                 problem = error
                 continue
-            if (snapshot_id := _landed(table, run_id)) is not None:
+            if (snapshot_id := _landed(table, run_id, properties)) is not None:
                 return snapshot_id
             _refuse_moved_fence(table, self.identifier(spec), expected)
             try:
@@ -384,7 +386,11 @@ _OUTCOME_UNKNOWN = (CommitStateUnknownException, ServerError, ServiceUnavailable
 
 
 class _Catalog(RestCatalog):
-    """The client, which by itself would wait for an answer for ever."""
+    """The client, which by itself would wait for an answer for ever, and delete what the server deletes."""
+
+    @staticmethod
+    def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
+        del io, base, metadata
 
     def _create_legacy_oauth2_auth_manager(self, session: requests.Session) -> AuthManager:
         # Here, because it is given each new session and makes the first request with it.
@@ -425,10 +431,13 @@ def _refuse_moved_fence(table: Table, name: str, expected: Mapping[str, str | No
             )
 
 
-def _landed(table: Table, run_id: str) -> int | None:
+def _landed(table: Table, run_id: str, properties: Mapping[str, str]) -> int | None:
     for snapshot in reversed(table.metadata.snapshots):
         if snapshot.summary and snapshot.summary.additional_properties.get(RUN_ID) == run_id:
             return snapshot.snapshot_id
+    # The snapshot may be expired by now; where the run's id is among its properties, they tell as well.
+    if run_id in properties.values() and properties.items() <= table.properties.items():
+        return table.metadata.current_snapshot_id
     return None
 
 

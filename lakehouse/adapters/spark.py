@@ -35,7 +35,8 @@ def session(settings: Settings, name: str) -> Generator[SparkSession]:
     try:
         yield spark
     finally:
-        spark.stop()
+        with suppress(Py4JError, ConnectionError):  # it may be dead, and what says so is under way
+            spark.stop()
         if threading.current_thread() is threading.main_thread():
             # Spark's own handler stays behind, and fails on a session that is no more.
             signal.signal(signal.SIGINT, interrupted)
@@ -96,6 +97,8 @@ def read_kafka(
         spark.read.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
         .option("subscribe", topic)
+        # One name, so that consumers are used again by the next read; offsets are ours, nobody joins a group.
+        .option("kafka.group.id", "lakehouse-ingest")
         .option("startingOffsets", _offsets_json(topic, starts))
         .option("endingOffsets", _offsets_json(topic, ends))
         .option("includeHeaders", "true")

@@ -327,7 +327,7 @@ def _publish(shop: Settings, lake: Lake, spec: TableSpec) -> None:
         spec,
         [row["file"] for row in reports if row["file"]],
         expected={},
-        properties=entries(shop.user_actions_topic, {0: 1}, topic_id, {0: Account(0)}),
+        properties=entries(shop.user_actions_topic, {0: 1}, topic_id, {0: Account(0)}, "run"),
         run_id="run",
         summary={},
     )

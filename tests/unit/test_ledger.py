@@ -8,11 +8,12 @@ from lakehouse.plans import Account
 
 def test_the_properties_of_a_source_say_again_what_was_put_into_them() -> None:
     accounts = {0: Account(5, absent_offsets=2), 10: Account(0, lost_offsets=7)}
-    properties = ledger.entries("t#2", {10: 3, 0: 8}, "id", accounts)
+    properties = ledger.entries("t#2", {10: 3, 0: 8}, "id", accounts, "run-1")
     assert properties["lakehouse.position.t#2"] == '{"0": 8, "10": 3}'
     assert ledger.position(properties, "t#2") == {0: 8, 10: 3}
     assert ledger.accounts(properties, "t#2") == accounts
     assert ledger.topic_id(properties, "t#2") == "id"
+    assert properties["lakehouse.run.t#2"] == "run-1"
     assert (ledger.position(properties, "t"), ledger.accounts(properties, "t")) == ({}, {})
     assert ledger.topic_id(properties, "t") is None
 

@@ -1,0 +1,147 @@
+"""Kill or hold a process of an ingest at an exact place; Python loads this in every process that has it on its path.
+
+`FAILPOINT=place:action:first[-last]` acts on those hits of the place, counted over all processes of one command:
+
+- `kill` ends the process that is there: the driver, or a Python worker of Spark's;
+- `kill-driver` ends the driver while this process is there;
+- `hold` waits there until somebody makes the file `release` in the directory `FAILPOINT_STATE`.
+
+`FAILPOINT_SAME_NAMES=1` has the workers of every command draw the same "random" UUIDs.
+"""
+
+import fcntl
+import functools
+import importlib.machinery
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PLACE, ACTION, HITS = (os.environ.get("FAILPOINT") or "none:kill:0").split(":")
+FIRST, LAST = (int(hit) for hit in (HITS.split("-") * 2)[:2])
+STATE = Path(os.environ["FAILPOINT_STATE"])
+DRIVER = int(os.environ.setdefault("FAILPOINT_DRIVER", str(os.getpid())))
+COMMIT = re.compile(r"/namespaces/\w*?(events|quarantine)/tables/\w+$")
+
+
+def count(name: str) -> int:
+    """Count one more, over all processes."""
+    with (STATE / name).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b".")
+        file.flush()
+        return file.tell()
+
+
+def hit(place: str) -> None:
+    """Be at a place, perhaps for the last time."""
+    if place != PLACE or not FIRST <= count(f"{place}.hits") <= LAST:
+        return
+    count("fired")
+    if ACTION == "hold":
+        while not (STATE / "release").exists():
+            time.sleep(0.05)
+        return
+    os.kill(DRIVER if ACTION == "kill-driver" else os.getpid(), signal.SIGKILL)
+    if ACTION == "kill-driver" and os.getpid() != DRIVER:
+        time.sleep(60)  # the executor ends this worker, as it has lost its driver
+
+
+def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Call `wrapper(original, *arguments)` where `owner.name` is called."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        return wrapper(functools.partial(original, **options), *arguments)
+
+    setattr(owner, name, wrapped)
+
+
+def call_task(original: Any, task: Any, batches: Any) -> Any:
+    """`decoded`: a batch was, and the next one is asked for; `uploaded`: the files are, and are not reported yet."""
+
+    def watched() -> Any:
+        for batch in batches:
+            yield batch
+            hit("decoded")
+
+    for report in original(task, watched()):
+        hit("uploaded")
+        yield report
+
+
+def write_table(original: Any, table: Any, where: Any, *arguments: Any) -> None:
+    """`mid-file`: half of the file is written."""
+    from pyarrow import BufferOutputStream  # noqa: PLC0415  # not at the start of every process
+
+    whole = BufferOutputStream()
+    original(table, whole, *arguments)
+    content = whole.getvalue()
+    where.write(content.slice(0, content.size // 2))
+    hit("mid-file")
+    where.write(content.slice(content.size // 2))
+
+
+def append(original: Any, lake: Any, spec: Any, *arguments: Any) -> Any:
+    """`quarantine-appended`, `events-appended`: the commit is done."""
+    snapshot_id = original(lake, spec, *arguments)
+    hit(f"{spec.namespace}-appended")
+    return snapshot_id
+
+
+def collect(original: Any, *arguments: Any) -> Any:
+    """`planned`: the Spark job is about to start; `collected`: it has ended, and nothing is committed."""
+    hit("planned")
+    rows = original(*arguments)
+    hit("collected")
+    return rows
+
+
+def send(original: Any, adapter: Any, request: Any, *arguments: Any) -> Any:
+    """`events-sending`, `quarantine-sending`: all but the commit is done; `…-landed`: the catalog has answered it."""
+    commit = COMMIT.search(request.url) if request.method == "POST" else None
+    if commit:
+        hit(f"{commit[1]}-sending")
+    answer = original(adapter, request, *arguments)
+    if commit:
+        hit(f"{commit[1]}-landed")
+    return answer
+
+
+WATCHED: dict[str, Callable[[Any], None]] = {
+    "lakehouse.ingest_task": lambda module: wrap(module.IngestTask, "__call__", call_task),
+    "lakehouse.adapters.catalog": lambda module: wrap(module.Lake, "append", append),
+    "lakehouse.adapters.spark": lambda module: wrap(module, "collect", collect),
+    "pyarrow.parquet": lambda module: wrap(module, "write_table", write_table),
+    "requests.adapters": lambda module: wrap(module.HTTPAdapter, "send", send),
+}
+
+
+class Finder:
+    """Changes a watched module as soon as it is imported."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Find it as Python does, and have its loader wrap what is watched."""
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if fullname in WATCHED else None
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                WATCHED[fullname](module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Finder)
+
+if os.environ.get("FAILPOINT_SAME_NAMES") and os.getpid() != DRIVER:
+    uuid.uuid4 = lambda: uuid.uuid5(uuid.NAMESPACE_OID, str(count("uuids")))

@@ -1,0 +1,250 @@
+"""Commands of ours as real processes that die where a test says, and the proof that nothing is lost or doubled."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from pyarrow import parquet
+from trino import dbapi
+
+from lakehouse import ingest
+from lakehouse.adapters import kafka
+from lakehouse.adapters.catalog import Lake
+from lakehouse.adapters.kafka import Message
+from lakehouse.audit import audit
+from lakehouse.events import RULE_VERSION
+from lakehouse.settings import Settings
+from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE
+
+LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
+FAILPOINTS = Path(__file__).with_name("failpoints")
+PARTITIONS = 3
+BAD_EVERY = 20
+WAIT_SECONDS = 240
+MARK = "FAILPOINT_STATE"  # in the environment of every process that a command starts, and nobody else's
+
+
+def wait_until(done: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"waited {seconds} seconds in vain: {what}"
+        time.sleep(0.2)
+
+
+@dataclass
+class Command:
+    """A `lakehouse` command in a process of its own, with all the processes it starts."""
+
+    process: subprocess.Popen[bytes]
+    state: Path
+
+    @property
+    def fired(self) -> int:
+        """How often the failpoint acted."""
+        file = self.state / "fired"
+        return file.stat().st_size if file.exists() else 0
+
+    @property
+    def output(self) -> str:
+        return (self.state / "stdout").read_text()
+
+    @property
+    def said(self) -> str:
+        return (self.state / "stderr").read_text()
+
+    def ends(self, *codes: int) -> int:
+        """Wait for its end with one of these exit codes, and until all its children are gone."""
+        code = self.process.wait(WAIT_SECONDS)
+        assert code in codes, f"ended with {code}: {self.said[-3000:]}"
+        wait_until(lambda: not self.processes(), "the JVM and the Python workers outlive their driver", 60)
+        return code
+
+    def dies(self) -> None:
+        """Wait until the failpoint has killed it, its JVM and its workers with it."""
+        self.ends(-signal.SIGKILL)
+        assert self.fired == 1
+
+    def is_held(self) -> bool:
+        assert self.process.poll() is None, self.said[-3000:]
+        return self.fired > 0
+
+    def release(self) -> None:
+        (self.state / "release").touch()
+
+    def processes(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(self.state):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@dataclass
+class Shop:
+    """An environment with a topic, and what was sent to it."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    good: int = 0
+    bad: int = 0
+    commands: list[Command] = field(default_factory=list[Command])
+
+    def send(self, count: int) -> None:
+        """Send so many messages; each 20th is no JSON, the others are events of two days in turn."""
+        first = self.good + self.bad
+        messages = [_message(number) for number in range(first, first + count)]
+        kafka.send(self.settings, self.settings.user_actions_topic, messages)
+        refused = sum(number % BAD_EVERY == 0 for number in range(first, first + count))
+        self.good += count - refused
+        self.bad += refused
+
+    def start(self, *command: str, failpoint: str = "", **environment: str) -> Command:
+        """Start a command.
+
+        Args:
+            command: words after `lakehouse`.
+            failpoint: see failpoints/sitecustomize.py.
+            environment: more variables.
+        """
+        state = Path(tempfile.mkdtemp(prefix="faults-"))
+        with (state / "stdout").open("wb") as stdout, (state / "stderr").open("wb") as stderr:
+            process = subprocess.Popen(
+                [LAKEHOUSE, *command],
+                env=dict(self.environment)
+                | environment
+                | {
+                    "PYTHONPATH": os.pathsep.join(filter(None, [str(FAILPOINTS), os.environ.get("PYTHONPATH")])),
+                    MARK: str(state),
+                    "FAILPOINT": failpoint,
+                    "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",  # halves the start, and no test is long
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self.commands.append(Command(process, state))
+        return self.commands[-1]
+
+    def ingest(self, *, failpoint: str = "", **environment: str) -> Command:
+        """Start a run that takes 100 offsets to a commit, in tasks of 50."""
+        small = {"LAKEHOUSE_INGEST__ROWS_PER_RUN": "100", "LAKEHOUSE_INGEST__ROWS_PER_TASK": "50"}
+        return self.start("ingest", "run", "--output", "json", failpoint=failpoint, **small | environment)
+
+    def follow(self, *, failpoint: str = "", **environment: str) -> Command:
+        """Start a follower that commits each second."""
+        often = {"LAKEHOUSE_INGEST__COMMIT_SECONDS": "1"}
+        return self.start("ingest", "follow", failpoint=failpoint, **often | environment)
+
+    def finish(self) -> None:
+        """Ingest what is left; in this process, whose JVM is warm after the first time."""
+        ingest.run(self.settings)
+
+    def committed_rows(self) -> int:
+        """Rows that are in either table now."""
+        counted = [entry.summary for entry in (Lake(self.settings).load(s).current_snapshot() for s in ALL) if entry]
+        return sum(int(s.additional_properties["total-records"]) for s in counted if s)
+
+    def compact_and_expire(self) -> None:
+        """Rewrite the small files of both tables and forget every snapshot but the newest, with its files."""
+        for spec in ALL:
+            table = f'{self.settings.catalog.name}."{self.settings.prefix}{spec.namespace}".{spec.name}'
+            self._maintain(f"ALTER TABLE {table} EXECUTE optimize")
+            self._maintain(f"ALTER TABLE {table} EXECUTE expire_snapshots(retention_threshold => '0s')")
+            assert len(Lake(self.settings).load(spec).snapshots()) <= 1
+
+    def commit_nothing(self) -> None:
+        """Add an empty snapshot to both tables, as any other writer might."""
+        for spec in ALL:
+            with (
+                Lake(self.settings).load(spec).transaction() as transaction,
+                transaction.update_snapshot().fast_append(),
+            ):
+                pass
+
+    def _maintain(self, sql: str) -> None:
+        trino = self.settings.trino
+        session = {f"{self.settings.catalog.name}.expire_snapshots_min_retention": "0s"}
+        connection = dbapi.connect(host=trino.host, port=trino.port, user="admin", session_properties=session)
+        connection.cursor().execute(sql).fetchall()
+        connection.close()
+
+    def assert_settled(self) -> None:
+        """Prove that every message is in one table, once, in a file that can be read, and that the audit says so."""
+        lake = Lake(self.settings)
+        available = kafka.offsets(self.settings, self.settings.user_actions_topic)
+        coordinates: Counter[tuple[int, int]] = Counter()
+        rows: dict[str, int] = {}
+        for spec in ALL:
+            table = lake.load(spec)
+            for file in table.inspect.all_data_files().to_pylist():  # those of older snapshots too
+                with table.io.new_input(file["file_path"]).open() as stream:
+                    assert parquet.read_table(stream).num_rows == file["record_count"]
+            held = table.scan(selected_fields=("kafka_partition", "kafka_offset")).to_arrow()
+            rows[spec.identifier] = held.num_rows
+            coordinates.update(zip(held["kafka_partition"].to_pylist(), held["kafka_offset"].to_pylist(), strict=True))
+        assert coordinates == Counter((p, o) for p, (start, end) in available.items() for o in range(start, end))
+        assert rows == {USER_ACTIONS.identifier: self.good, USER_ACTIONS_QUARANTINE.identifier: self.bad}
+        report = audit(self.settings)
+        assert report.ok, report.gaps
+        assert [row.lag_rows for row in report.ledger] == [0] * PARTITIONS
+        assert sum(row.published_rows for row in report.ledger) == self.good
+        assert sum(row.quarantined_rows for row in report.ledger) == self.bad
+
+    def end(self) -> None:
+        """Kill what is left of the commands it started, and remove what they said."""
+        for command in self.commands:
+            if command.process.poll() is None:
+                command.process.kill()
+            command.process.wait(60)
+            for process in command.processes():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            shutil.rmtree(command.state)
+
+
+@contextmanager
+def opened(settings: Settings, environment: Mapping[str, str]) -> Generator[Shop]:
+    """Open a shop in an environment that is dropped by who made it.
+
+    Args:
+        settings: those of the environment, on servers that run.
+        environment: the variables with which a process reads the same settings.
+    """
+    kafka.create_topic(settings, settings.user_actions_topic, PARTITIONS)
+    lake = Lake(settings)
+    for spec in ALL:
+        lake.apply(spec)
+        lake.load_to_write(spec, RULE_VERSION)  # a commit of its own, which the tests need not count
+    own = {"LAKEHOUSE_PREFIX": settings.prefix, "LAKEHOUSE_HOME": str(settings.home)}
+    shop = Shop(settings, dict(environment) | own)
+    try:
+        yield shop
+    finally:
+        shop.end()
+
+
+def _message(number: int) -> Message:
+    if number % BAD_EVERY == 0:
+        return Message(b"%d" % number, b"bad %d" % number)
+    event = {
+        "timestamp": f"2023-10-{22 + number % 2}T12:34:{number % 60:02}Z",
+        "event_name": "view",
+        "user_identifiers": {"platform": "web", "id": f"user_{number}"},
+        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
+    }
+    return Message(b"%d" % number, json.dumps(event).encode())

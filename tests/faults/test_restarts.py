@@ -1,0 +1,95 @@
+"""Servers killed and brought back by their supervisor while an ingest is at work, on a stack of the tests' own."""
+
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from lakehouse.adapters import kafka
+from lakehouse.adapters.catalog import Lake
+from lakehouse.settings import Settings, load_settings
+from lakehouse.stack import artifacts
+from tests.faults.harness import Shop, opened, wait_until
+from tests.integration.test_stack import Stack, free_ports
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+KILLED_AT = {
+    "kafka": "planned:hold:2",
+    "minio": "mid-file:hold:8",
+    "catalog": "events-sending:hold:2",
+    "postgres": "quarantine-sending:hold:2",
+}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A second stack, because these servers die; with Trino, which the audit asks."""
+    port = free_ports()
+    home = tmp_path_factory.mktemp("servers") / "home"
+    own = {
+        "LAKEHOUSE_HOME": str(home),
+        "LAKEHOUSE_POSTGRES__PORT": str(port),
+        "LAKEHOUSE_S3__ENDPOINT": f"http://127.0.0.1:{port + 1}",
+        "LAKEHOUSE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{port + 3}",
+        "LAKEHOUSE_CATALOG__URI": f"http://127.0.0.1:{port + 5}",
+        "LAKEHOUSE_TRINO__PORT": str(port + 6),
+        "LAKEHOUSE_CACHE": str(Settings().cache),
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    stack = Stack(inherited | own, home)
+    stack.run("up", "--profile", "core")
+    yield stack
+    stack.run("down")
+    assert stack.processes() == []
+
+
+@pytest.fixture
+def shop(servers: Stack) -> Iterator[Shop]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in servers.environment.items():
+            patch.setenv(name, value)
+        settings = artifacts.with_local_spark(load_settings())
+    settings = settings.model_copy(update={"prefix": f"test_{secrets.token_hex(4)}_"})
+    with opened(settings, servers.environment) as shop:
+        yield shop
+    Lake(settings).drop_environment()
+    kafka.delete_topic(settings, settings.user_actions_topic)
+
+
+def kill(servers: Stack, name: str) -> int:
+    pid = servers.status()[name]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+@pytest.mark.parametrize("name", KILLED_AT)
+def test_a_run_during_which_a_server_is_killed_loses_and_doubles_nothing(servers: Stack, shop: Shop, name: str) -> None:
+    shop.send(300)
+    run = shop.ingest(failpoint=KILLED_AT[name])
+    wait_until(run.is_held, "the run gets there")
+    pid = kill(servers, name)
+    run.release()
+    run.ends(0, 3, 75)
+    servers.wait_until_healthy(without_pid=pid)
+    shop.finish()
+    shop.assert_settled()
+
+
+def test_a_follower_outlives_every_server(servers: Stack, shop: Shop) -> None:
+    shop.send(100)
+    follower = shop.follow()
+    wait_until(lambda: shop.committed_rows() == 100, "the follower commits")
+    for sent, name in enumerate(KILLED_AT, start=2):
+        pid = kill(servers, name)
+        servers.wait_until_healthy(without_pid=pid)
+        shop.send(100)
+        wait_until(
+            lambda rows=100 * sent: shop.committed_rows() == rows, f"the follower goes on after {name} came back"
+        )
+        assert follower.process.poll() is None, follower.said
+    follower.process.terminate()
+    follower.ends(0)
+    shop.assert_settled()
