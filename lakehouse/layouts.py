@@ -111,6 +111,8 @@ class _Batch:
         first = np.searchsorted(quotes, self._starts)
         count = np.diff(first, append=quotes.size)
         plain = count == _QUOTES
+        if self._values.null_count:  # what lies behind a null is undefined
+            plain[self._values.is_null().to_numpy(zero_copy_only=False)] = False
         # As signed bytes, what lies beyond ASCII is negative, so that one look finds it and the control characters.
         if (unusual := text.view(np.int8) < _SPACE).any():
             plain[self._rows_with(low, unusual & (text < _SPACE))] = False

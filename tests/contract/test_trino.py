@@ -33,7 +33,7 @@ def publish(settings: Settings, lake: str, *events: tuple[str, str, str, str, in
     """Add events given as (time on that date, date, name, user, offset)."""
     rows = ", ".join(
         f"(TIMESTAMP '{date} {time} UTC', DATE '{date}', '{name}', '{user}', 'web', 'Sofa', 'SKU-1', NULL, "
-        f"'user-actions', 0, {offset}, TIMESTAMP '{date} {time} UTC', {ingested_at})"
+        f"'user-actions', 0, {offset}, TIMESTAMP '{date} {time} UTC', {ingested_at}, NULL)"
         for time, date, name, user, offset in events
     )
     trino.query(settings.trino, f"INSERT INTO {lake}events.user_actions VALUES {rows}")
@@ -87,8 +87,8 @@ def test_models_build_from_nothing_and_a_second_build_writes_nothing(environment
 
     built = transform.build(environment, unit_tests=True)
     assert built.models == 5
-    assert built.tests == 11
-    assert (built.passed, built.skipped, built.failed) == (16, 0, ())
+    assert built.tests == 14
+    assert (built.passed, built.skipped, built.failed) == (19, 0, ())
     assert daily(environment, lake) == [("2026-11-18", "view", 2, 1), ("2026-11-19", "buy", 1, 1)]
     quality = f"SELECT outcome, reason, message_count, message_ratio FROM {lake}marts.fct_data_quality_daily"
     assert sorted(trino.query(environment.trino, quality)) == [
