@@ -3,8 +3,8 @@
 The road of one step (`_Ingester.step`), of which `run` and `follow` make many:
 
 1. The position of each topic partition is read from the events table, the end offsets from Kafka; `plan_ingest` cuts.
-2. Spark tasks read exactly their offsets, decode strictly, and write events and refused messages as Parquet files
-   (`ingest_task`).
+2. Spark tasks read exactly their offsets from Kafka, decode strictly, and write events and refused messages as
+   Parquet files (`ingest_task`).
 3. The driver commits the refused messages to quarantine, when there are any, with the position they reach.
 4. The driver commits the events and the new position to the events table, in one step.
 
@@ -39,7 +39,7 @@ from lakehouse.errors import (
     TransientError,
 )
 from lakehouse.events import RULE_VERSION
-from lakehouse.ingest_task import REPORT_DDL, IngestTask, Target
+from lakehouse.ingest_task import REPORT_DDL, IngestTask, ReadTask, Target
 from lakehouse.plans import ACCEPT, Account, Available, IngestPlan, plan_ingest
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
@@ -218,9 +218,12 @@ class _Ingester:
             quarantined={partition: frozenset(offsets) for partition, offsets in held.items()},
             rows_per_file=self._settings.ingest.rows_per_file,
         )
-        messages = spark.read_kafka(self._spark(), self._settings, topic, plan.ranges, starts, plan.tasks)
-        report = spark.collect(
-            messages.mapInArrow(task, REPORT_DDL),
+        shares = plan.shares(self._settings.ingest.rows_per_task)
+        report = spark.run_tasks(
+            self._spark(),
+            ReadTask(self._settings.kafka, topic, shares, task),
+            len(shares),
+            REPORT_DDL,
             (lambda share: progress(int(share * plan.rows))) if progress else None,
         )
         absent = _absent(report, plan, held)
@@ -280,7 +283,6 @@ class _Ingester:
             ledger.position(properties, source),
             available,
             rows_per_run=rows_per_run or sum(end for _, end in available.values()) + 1,
-            rows_per_task=self._settings.ingest.rows_per_task,
         )
 
     def _source(self, properties: ledger.Properties, topic: str) -> tuple[str, str]:

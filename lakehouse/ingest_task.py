@@ -4,6 +4,7 @@ A task commits nothing. It tells the driver which files it wrote and what it cou
 writes files under other names, and the driver names only those of the attempt that ended well.
 """
 
+import gc
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,8 +14,9 @@ from datetime import datetime
 import pyarrow as pa
 from pyarrow import fs, parquet
 
-from lakehouse.adapters import s3
-from lakehouse.settings import S3Settings
+from lakehouse.adapters import kafka, s3
+from lakehouse.plans import OffsetRange
+from lakehouse.settings import KafkaSettings, S3Settings
 from lakehouse.tables import MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 from lakehouse.transforms import decode_batch, sort_rows, split_by_date
 
@@ -92,6 +94,27 @@ class IngestTask:
         partitions, offsets = batch.column("partition").to_pylist(), batch.column("offset").to_pylist()
         keep = [o not in self.quarantined.get(p, ()) for p, o in zip(partitions, offsets, strict=True)]
         return batch.filter(pa.array(keep, pa.bool_()))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """Reads its share of a topic and ingests it; sent to the executors.
+
+    Attributes:
+        shares: what each task of the job reads, by its number.
+    """
+
+    kafka: KafkaSettings
+    topic: str
+    shares: tuple[tuple[OffsetRange, ...], ...]
+    then: IngestTask
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Read the share of each number in the column `id`; yields rows of `REPORT`."""
+        gc.disable()  # nothing here makes cycles, and looking for them in 20,000 messages at a time is dear
+        for batch in batches:
+            for number in batch.column("id").to_pylist():
+                yield from self.then(kafka.read_ranges(self.kafka, self.topic, self.shares[number]))
 
 
 class _Report:

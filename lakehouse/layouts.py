@@ -28,6 +28,7 @@ Mask = npt.NDArray[np.bool_]
 _Bytes = npt.NDArray[np.uint8]
 
 _QUOTE, _BACKSLASH, _SPACE, _TILDE, _ZERO, _NINE = b'"\\ ~09'
+_WORD: Final = 8
 _QUOTES: Final = events.QUOTES_OF_A_PLAIN_EVENT
 _MOST_FRACTION_DIGITS: Final = 9
 _INVALID: Final = np.iinfo(np.int64).min
@@ -120,8 +121,11 @@ class _Batch:
         if (escapes := text == _BACKSLASH).any():
             plain[self._rows_with(low, escapes)] = False
         rows = np.flatnonzero(plain)
-        self._quotes = np.empty((len(self._values), _QUOTES), np.int64) if rows.size else self._quotes
-        self._quotes[rows] = quotes[first[rows, None] + np.arange(_QUOTES)]
+        if rows.size == count.size:
+            self._quotes = quotes.reshape(-1, _QUOTES)
+        elif rows.size:
+            self._quotes = np.empty((count.size, _QUOTES), np.int64)
+            self._quotes[rows] = quotes[first[rows, None] + np.arange(_QUOTES)]
         return rows
 
     def _rows_with(self, low: int, marked: Mask) -> Ints:
@@ -164,10 +168,20 @@ class _Batch:
         fitting = np.flatnonzero((np.stack(ends) - np.stack(starts) == sizes[:, None]).all(axis=0))
         same = np.ones(fitting.size, np.bool_)
         for start, segment in zip(starts, layout.segments, strict=True):
-            same &= (self._window(start[fitting], len(segment)) == np.frombuffer(segment, np.uint8)).all(axis=1)
+            same &= self._is_at(start[fitting], segment)
         alike = np.zeros(rows.size, np.bool_)
         alike[fitting] = same
         return alike
+
+    def _is_at(self, starts: Ints, segment: bytes) -> Mask:
+        """Whether the segment stands at each start; looked at in words of eight bytes, the last two may overlap."""
+        if len(segment) < _WORD:
+            return (self._window(starts, len(segment)) == np.frombuffer(segment, np.uint8)).all(axis=1)
+        words = np.ndarray((self._bytes.size - _WORD + 1,), np.uint64, self._bytes, strides=(1,))
+        same = np.ones(starts.size, np.bool_)
+        for place in (*range(0, len(segment) - _WORD, _WORD), len(segment) - _WORD):
+            same &= words[starts + place] == np.frombuffer(segment, np.uint64, 1, place)[0]
+        return same
 
     def _window(self, starts: Ints, length: int) -> _Bytes:
         """So many bytes from each start on."""

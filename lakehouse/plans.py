@@ -55,17 +55,30 @@ class IngestPlan:
     ranges: tuple[OffsetRange, ...]
     before: Offsets
     after: Offsets
-    tasks: int
 
     @property
     def rows(self) -> int:
         """How many offsets it spans."""
         return sum(piece.rows for piece in self.ranges)
 
+    def shares(self, rows_per_task: int) -> tuple[tuple[OffsetRange, ...], ...]:
+        """Cut the ranges into shares of so many offsets, the last one with what is left; a share may hold several."""
+        shares: list[list[OffsetRange]] = []
+        room = 0
+        for piece in self.ranges:
+            start = piece.start_offset
+            while start < piece.end_offset:
+                if not room:
+                    shares.append([])
+                    room = rows_per_task
+                end = min(piece.end_offset, start + room)
+                shares[-1].append(OffsetRange(piece.topic_partition, start, end))
+                room -= end - start
+                start = end
+        return tuple(map(tuple, shares))
 
-def plan_ingest(
-    source: str, position: Offsets, available: Available, *, rows_per_run: int, rows_per_task: int
-) -> IngestPlan:
+
+def plan_ingest(source: str, position: Offsets, available: Available, *, rows_per_run: int) -> IngestPlan:
     """Plan the next run over a topic.
 
     A topic without a position starts at the oldest offsets Kafka has, a topic partition that came later at offset 0.
@@ -76,7 +89,6 @@ def plan_ingest(
         position: what the table has, per topic partition.
         available: what Kafka has.
         rows_per_run: most offsets to take.
-        rows_per_task: most offsets for one Spark task.
 
     Raises:
         DataLossError: Kafka no longer has the position, or never had it.
@@ -92,7 +104,7 @@ def plan_ingest(
     rows = _shares({p: available[p][1] - start for p, start in starts.items()}, rows_per_run)
     ranges = tuple(OffsetRange(p, start, start + rows[p]) for p, start in starts.items() if rows[p])
     after = {p: start + rows[p] for p, start in starts.items()}
-    return IngestPlan(source, ranges, dict(position), after, max(1, -(-sum(rows.values()) // rows_per_task)))
+    return IngestPlan(source, ranges, dict(position), after)
 
 
 def _shares(lags: Mapping[int, int], most: int) -> dict[int, int]:

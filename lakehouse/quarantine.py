@@ -315,7 +315,7 @@ class _Replay:
         return {coordinates: np.unique(np.concatenate(pieces)) for coordinates, pieces in found.items()}
 
     def _open(self, source: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Leave out what was replayed before and what lies past the position; rows as Spark's Kafka source has them."""
+        """Leave out what was replayed before and what lies past the position; rows as `kafka.read_ranges` has them."""
         position = ledger.position(self.properties, source)
         for batch in batches:
             partitions, offsets = _numbers(batch, "kafka_partition"), _numbers(batch, "kafka_offset")

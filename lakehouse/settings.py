@@ -107,7 +107,7 @@ class SparkSettings(BaseModel):
 class IngestSettings(BaseModel):
     """How much one ingest run takes on."""
 
-    rows_per_task: int = Field(250_000, gt=0, description="Offsets one Spark task reads at most, in rows.")
+    rows_per_task: int = Field(500_000, gt=0, description="Offsets one Spark task reads at most, in rows.")
     rows_per_run: int = Field(20_000_000, gt=0, description="Offsets one commit takes at most, in rows.")
     rows_per_file: int = Field(1_000_000, gt=0, description="Rows of one data file at most.")
     commit_seconds: float = Field(1.0, gt=0, description="How often `ingest follow` commits, in seconds.")

@@ -133,7 +133,7 @@ USER_ACTIONS: Final = TableSpec(
     sort_by=("event_name", "user_id"),
 )
 
-_HEADERS: Final = pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())]))
+HEADERS: Final = pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())]))
 
 USER_ACTIONS_QUARANTINE: Final = TableSpec(
     namespace="quarantine",
@@ -147,7 +147,7 @@ USER_ACTIONS_QUARANTINE: Final = TableSpec(
         Column("raw", pa.binary(), "The message's bytes as they came; null for a tombstone.", required=False, pii=True),
         *_coordinates("The plausible range of event times is counted from it."),
         Column("kafka_key", pa.binary(), "The message's key.", required=False, pii=True),
-        Column("kafka_headers", _HEADERS, "The message's headers.", required=False),
+        Column("kafka_headers", HEADERS, "The message's headers.", required=False),
         Column("rule_version", pa.int32(), "Version of the rules that refused it."),
         Column("ingested_at", MICROS, "Start of the ingest run that wrote the row, UTC: when it was first seen."),
         Column("ingested_date", pa.date32(), "UTC date of ingested_at."),

@@ -1,8 +1,6 @@
 """Turn Kafka rows into rows of the tables, batch by batch: Arrow in, Arrow out, no clock and no I/O."""
 
-import base64
 import gc
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -17,13 +15,12 @@ import pyarrow.compute as pc
 from lakehouse.events import RULE_VERSION, Event, Rejection, decode
 from lakehouse.layouts import decode_alike
 from lakehouse.promotion import promoted_columns
-from lakehouse.tables import MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from lakehouse.tables import HEADERS, MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE
 
 EVENTS_SCHEMA: Final = USER_ACTIONS.arrow_schema
 QUARANTINE_SCHEMA: Final = USER_ACTIONS_QUARANTINE.arrow_schema
 _MOST_RANKS: Final = np.iinfo(np.int64).max
 Rows = npt.NDArray[np.int64]
-_HEADERS: Final = QUARANTINE_SCHEMA.field("kafka_headers").type
 
 
 class Decoded(NamedTuple):
@@ -40,8 +37,8 @@ def decode_batch(batch: pa.RecordBatch, source: str, ingested_at: datetime) -> D
     Within a table rows are in no particular order.
 
     Args:
-        batch: columns of Spark's Kafka source: `value` binary, `partition` int, `offset` long, `timestamp` with zone,
-            and where present `key` binary and `headers`, a JSON array of objects `key`, `value` in base64.
+        batch: columns as `adapters.kafka.read_ranges` gives them: `value` binary, `partition` int, `offset` long,
+            `timestamp` with zone, and where present `key` binary and `headers`, a list of struct `key`, `value`.
         source: the topic as the tables know it.
         ingested_at: time of the ingest run, with its zone.
 
@@ -93,7 +90,7 @@ def decode_batch(batch: pa.RecordBatch, source: str, ingested_at: datetime) -> D
             "field": pa.array([rejection.field for rejection in rejections], pa.string()),
             "raw": values.take(chosen),
             "kafka_key": _optional(batch, "key", pa.binary()).take(chosen),
-            "kafka_headers": _headers(_optional(batch, "headers", pa.string()).take(chosen)),
+            "kafka_headers": _optional(batch, "headers", HEADERS).take(chosen),
         },
     )
     return Decoded(pa.concat_tables(events), quarantine)
@@ -167,17 +164,6 @@ def _times(event_micros: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
     micros = pa.array(event_micros)
     # Through a timestamp without zone, so that no library's idea of a local day can enter.
     return {"event_datetime": micros.cast(MICROS), "event_date": micros.cast(pa.timestamp("us")).cast(pa.date32())}
-
-
-def _headers(texts: pa.Array) -> pa.Array:
-    return pa.array(
-        [None if text is None else list(map(_header, json.loads(text))) for text in texts.to_pylist()], _HEADERS
-    )
-
-
-def _header(header: dict[str, str]) -> dict[str, str | bytes | None]:
-    value = header.get("value")
-    return {"key": header["key"], "value": None if value is None else base64.b64decode(value)}
 
 
 def _optional(batch: pa.RecordBatch, name: str, data_type: pa.DataType) -> pa.Array:

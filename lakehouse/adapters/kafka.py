@@ -9,9 +9,11 @@ Every fault of the client leaves here as one of `lakehouse.errors`.
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+import pyarrow as pa
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -26,14 +28,18 @@ from confluent_kafka import Message as ClientMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
 from confluent_kafka.cimpl import NewTopic
 
-from lakehouse.errors import LakehouseError, ServerUnavailableError, TerminalError
-from lakehouse.settings import Settings
+from lakehouse.errors import DataLossError, LakehouseError, ServerUnavailableError, TerminalError
+from lakehouse.plans import OffsetRange
+from lakehouse.settings import KafkaSettings, Settings
+from lakehouse.tables import HEADERS, MICROS
 
 REQUEST_SECONDS: Final = 15.0
 DELIVERY_SECONDS: Final = 60.0
 PING_SECONDS: Final = 3.0
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 PROGRESS_SECONDS: Final = 0.2
+POLL_SECONDS: Final = 0.2
+ROWS_AT_ONCE: Final = 20_000
 
 TOPIC_CONFIG: Final[Mapping[str, str]] = {
     # The broker's clock: the plausible range of event times hangs on it, and retention would drop a message that
@@ -104,7 +110,7 @@ def ping(settings: Settings) -> None:
     try:
         _admin(settings).list_topics(timeout=PING_SECONDS)
     except KafkaException as error:
-        raise _translated(error, settings, "name its brokers") from error
+        raise _translated(error, settings.kafka, "name its brokers") from error
 
 
 def create_topic(settings: Settings, topic: str, partitions: int, config: Mapping[str, str] = TOPIC_CONFIG) -> bool:
@@ -255,7 +261,7 @@ def read(settings: Settings, topic: str) -> Iterator[Received]:
     if not pending:
         return
     consumer = Consumer(
-        _client(settings)
+        _client(settings.kafka)
         | {
             "group.id": "lakehouse-read",
             "enable.auto.commit": False,
@@ -274,7 +280,7 @@ def read(settings: Settings, topic: str) -> Iterator[Received]:
             if batch:
                 deadline = time.monotonic() + 2 * REQUEST_SECONDS
             elif time.monotonic() > deadline:
-                raise _unanswered(settings, doing)
+                raise _unanswered(settings.kafka, doing)
             for message in batch:
                 received = _received(message, settings, doing)
                 partition = received.partition if received else message.partition()
@@ -286,9 +292,102 @@ def read(settings: Settings, topic: str) -> Iterator[Received]:
                 if received is None or received.offset >= end - 1:
                     del pending[received.partition if received else partition or 0]
     except KafkaException as error:
+        raise _translated(error, settings.kafka, doing) from error
+    finally:
+        consumer.close()
+
+
+def read_ranges(settings: KafkaSettings, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[pa.RecordBatch]:
+    """Read exactly these offsets, as Arrow batches; an offset that holds no message is left out.
+
+    Joins no consumer group and commits nothing; messages of transactions that are not committed are no messages.
+
+    Yields:
+        Columns `key` and `value` binary, `partition` int, `offset` long, `timestamp` in microseconds UTC and
+        `headers`, a list of struct `key`, `value`, null without headers; at most `ROWS_AT_ONCE` rows.
+
+    Raises:
+        DataLossError: Kafka no longer has an offset.
+        ServerUnavailableError: Kafka stopped answering.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    consumer = Consumer(
+        _client(settings)
+        | {
+            "group.id": "lakehouse-ingest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            # What is read ahead bounds the memory, and past the end of a range it is wasted.
+            "queued.min.messages": 2 * ROWS_AT_ONCE,
+            "queued.max.messages.kbytes": 32 * 1024,
+            "fetch.queue.backoff.ms": 5,  # else a full queue stops the reading for a second
+        },
+        logger=_client_log,
+    )
+    doing = f"read {topic}"
+    ends = {piece.topic_partition: piece.end_offset for piece in ranges}
+    following = {piece.topic_partition: piece.start_offset for piece in ranges}
+    try:
+        consumer.assign([TopicPartition(topic, piece.topic_partition, piece.start_offset) for piece in ranges])
+        deadline = time.monotonic() + 2 * REQUEST_SECONDS
+        while following:
+            rows = sum(ends[partition] - offset for partition, offset in following.items())
+            # At most this long, so that huge messages don't pile up here either.
+            messages: list[ClientMessage] = consumer.consume(min(rows, ROWS_AT_ONCE), timeout=POLL_SECONDS)
+            if messages:
+                deadline = time.monotonic() + 2 * REQUEST_SECONDS
+            elif time.monotonic() > deadline:
+                raise _unanswered(settings, doing)
+            errors = [message for message in messages if message.error() is not None]
+            for message in errors:
+                _see_end(message, ends, settings, doing)
+            batch = _batch([message for message in messages if message.error() is None] if errors else messages)
+            partitions, offsets = batch.column("partition").to_numpy(), batch.column("offset").to_numpy()
+            inside = np.zeros(batch.num_rows, np.bool_)
+            for partition in list(following):
+                of_partition = partitions == partition
+                inside |= of_partition & (offsets < ends[partition])
+                following[partition] = int(offsets[of_partition].max(initial=following[partition] - 1)) + 1
+                if following[partition] >= ends[partition] or any(m.partition() == partition for m in errors):
+                    del following[partition]
+                    consumer.pause([TopicPartition(topic, partition)])
+            if inside.any():
+                yield batch if inside.all() else batch.filter(pa.array(inside))
+    except KafkaException as error:
         raise _translated(error, settings, doing) from error
     finally:
         consumer.close()
+
+
+def _see_end(message: ClientMessage, ends: Mapping[int, int], settings: KafkaSettings, doing: str) -> None:
+    """See that what is no message says that its partition ends, and not before its range does."""
+    error, partition = message.error(), message.partition() or 0
+    assert error is not None
+    gone = error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}  # noqa: SLF001 - public codes
+    at_end = error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+    if gone or (at_end and (message.offset() or 0) < ends.get(partition, 0)):
+        raise DataLossError(f"Kafka lost offsets of partition {partition} as it was asked to {doing}: {error.str()}")
+    if not at_end:
+        raise _translated(KafkaException(error), settings, doing)
+
+
+def _batch(messages: Sequence[ClientMessage]) -> pa.RecordBatch:
+    headers: list[Any] = [message.headers() for message in messages]
+    columns: dict[str, Any] = {
+        "key": pa.array([message.key() for message in messages], pa.binary()),
+        "value": pa.array([message.value() for message in messages], pa.binary()),
+        "partition": pa.array([message.partition() for message in messages], pa.int32()),
+        "offset": pa.array([message.offset() for message in messages], pa.int64()),
+        "timestamp": pa.array([message.timestamp()[1] * 1000 for message in messages], pa.int64()).cast(MICROS),
+        "headers": pa.array([found and list(map(_header, found)) for found in headers], HEADERS),
+    }
+    return pa.record_batch(columns)
+
+
+def _header(header: tuple[str, bytes | None]) -> dict[str, str | bytes | None]:
+    return {"key": header[0], "value": header[1]}
 
 
 class _Shipment:
@@ -303,7 +402,7 @@ class _Shipment:
         self._sent = 0
         self._failure: KafkaError | None = None
         self._producer = Producer(
-            _client(settings)
+            _client(settings.kafka)
             | {
                 "acks": "all",
                 "enable.idempotence": True,
@@ -330,16 +429,16 @@ class _Shipment:
             left = self._drain()
         except KafkaException as error:
             self._drain()
-            raise _translated(error, self._settings, self._account()) from error
+            raise _translated(error, self._settings.kafka, self._account()) from error
         finally:
             # Nothing may go out after this call has answered.
             self._producer.purge()
         if self._progress:
             self._progress(self._confirmed)
         if self._failure:
-            raise _translated(KafkaException(self._failure), self._settings, self._account())
+            raise _translated(KafkaException(self._failure), self._settings.kafka, self._account())
         if left or self._confirmed != self._sent:
-            raise _unanswered(self._settings, self._account())
+            raise _unanswered(self._settings.kafka, self._account())
         return self._confirmed
 
     def _produce(self, message: Message) -> None:
@@ -389,9 +488,9 @@ class _Shipment:
         return f"send to {self._topic} ({self._confirmed:,} of {self._sent:,} messages sent were confirmed)"
 
 
-def _client(settings: Settings) -> dict[str, Any]:
+def _client(settings: KafkaSettings) -> dict[str, Any]:
     return {
-        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "bootstrap.servers": settings.bootstrap_servers,
         "client.id": "lakehouse",
         "socket.timeout.ms": int(REQUEST_SECONDS * 1000),
         "log.connection.close": False,
@@ -399,7 +498,7 @@ def _client(settings: Settings) -> dict[str, Any]:
 
 
 def _admin(settings: Settings) -> AdminClient:
-    return _admin_of(tuple(sorted(_client(settings).items())))
+    return _admin_of(tuple(sorted(_client(settings.kafka).items())))
 
 
 @functools.lru_cache(maxsize=4)
@@ -413,9 +512,9 @@ def _partitions(settings: Settings, topic: str) -> list[int]:
     try:
         found = _admin(settings).list_topics(topic, timeout=REQUEST_SECONDS).topics[topic]
     except KafkaException as error:
-        raise _translated(error, settings, doing) from error
+        raise _translated(error, settings.kafka, doing) from error
     if found.error is not None:
-        raise _translated(KafkaException(found.error), settings, doing)
+        raise _translated(KafkaException(found.error), settings.kafka, doing)
     return sorted(found.partitions)
 
 
@@ -424,9 +523,9 @@ def _answers(settings: Settings, doing: str, request: Callable[[AdminClient], An
     try:
         return {key: future.result(REQUEST_SECONDS + 5) for key, future in request(_admin(settings)).items()}
     except KafkaException as error:
-        raise _translated(error, settings, doing) from error
+        raise _translated(error, settings.kafka, doing) from error
     except TimeoutError as error:
-        raise _unanswered(settings, doing) from error
+        raise _unanswered(settings.kafka, doing) from error
 
 
 def _done(
@@ -452,7 +551,7 @@ def _received(message: ClientMessage, settings: Settings, doing: str) -> Receive
     if error is not None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public code
             return None
-        raise _translated(KafkaException(error), settings, doing)
+        raise _translated(KafkaException(error), settings.kafka, doing)
     _, timestamp_millis = message.timestamp()
     headers: Any = message.headers() or []
     return Received(
@@ -469,9 +568,9 @@ def _code(error: KafkaException) -> int:
     return error.args[0].code()
 
 
-def _translated(error: KafkaException, settings: Settings, doing: str) -> LakehouseError:
+def _translated(error: KafkaException, settings: KafkaSettings, doing: str) -> LakehouseError:
     fault: KafkaError = error.args[0]
-    servers = settings.kafka.bootstrap_servers
+    servers = settings.bootstrap_servers
     if fault.code() in _NO_SUCH_TOPIC:
         return TerminalError(
             f"Kafka at {servers} could not {doing}: there is no such topic; `lakehouse produce` makes it"
@@ -483,8 +582,8 @@ def _translated(error: KafkaException, settings: Settings, doing: str) -> Lakeho
     return TerminalError(f"Kafka at {servers} refused to {doing}: {fault.str()} ({fault.name()})")
 
 
-def _unanswered(settings: Settings, doing: str) -> ServerUnavailableError:
+def _unanswered(settings: KafkaSettings, doing: str) -> ServerUnavailableError:
     return ServerUnavailableError(
-        f"Kafka at {settings.kafka.bootstrap_servers} gave no answer in time when asked to {doing}; "
+        f"Kafka at {settings.bootstrap_servers} gave no answer in time when asked to {doing}; "
         "see `lakehouse stack status`, then run this again"
     )

@@ -11,7 +11,6 @@ from lakehouse.errors import StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
 from lakehouse.stack.server import Server
-from lakehouse.stack.spark_training import train
 
 MESSAGE_MAX_BYTES = 64 * 1024 * 1024
 
@@ -45,16 +44,15 @@ def server(settings: Settings) -> Server:
         command=(*java, "kafka.Kafka", str(conf / "server.properties")),
         prepare=lambda: _prepare(conf, data, host, port, java),
         probe=lambda: ping(settings),
-        settle=lambda: _settle(settings),
+        settle=lambda: _create_topics(settings),
         start_seconds=90,
         memory_bytes=400_000_000,
     )
 
 
-def _settle(settings: Settings) -> None:
+def _create_topics(settings: Settings) -> None:
     for topic in settings.user_actions_topics:
         create_topic(settings, topic, settings.kafka.user_actions_partitions)
-    train(settings)
 
 
 def _prepare(conf: Path, data: Path, host: str, port: int, java: list[str]) -> None:

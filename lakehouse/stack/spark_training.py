@@ -1,14 +1,12 @@
 """Teach Java what Spark needs at each start: `python -m lakehouse.stack.spark_training FILE`.
 
-A short job on the real broker is watched by Java, which writes the classes it loaded and how they were used into a
-cache. A driver that starts with it does about half the work until its first task runs.
+A short job is watched by Java, which writes the classes it loaded and how they were used into a cache.
+A driver that starts with it does about half the work until its first task runs.
 """
 
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,12 @@ from lakehouse.settings import Settings, get_settings
 from lakehouse.stack import artifacts
 
 _SECONDS = 300
-_MESSAGES = 2000
-_REPETITIONS = 3
+_TASKS = 4
+_REPETITIONS = 5
 
 
 def train(settings: Settings) -> None:
-    """Make the cache of this clone unless it is there; needs Kafka and Spark's jars.
+    """Make the cache of this clone unless it is there; needs Spark's jars.
 
     Raises:
         StackError: it could not be made; the message shows why.
@@ -45,32 +43,18 @@ def train(settings: Settings) -> None:
 
 def main(draft: Path) -> None:
     """Run the job and wait until Java has written the cache."""
-    # Heavy, and each launch of any server imports this module.
+    # Heavy, and every command of the stack imports this module.
     from pyspark import SparkContext  # noqa: PLC0415
 
-    from lakehouse import generator  # noqa: PLC0415
-    from lakehouse.adapters import kafka, spark  # noqa: PLC0415
-    from lakehouse.plans import OffsetRange  # noqa: PLC0415
+    from lakehouse.adapters import spark  # noqa: PLC0415
 
     settings = artifacts.with_local_spark(get_settings())
     java = spark.configuration(settings.spark, "")["spark.driver.extraJavaOptions"]
     taught = {"spark.driver.extraJavaOptions": f"{java} -XX:AOTCacheOutput={draft}"}
     settings = settings.model_copy(update={"spark": settings.spark.model_copy(update={"options": taught})})
-    topic = f"lakehouse-spark-training-{secrets.token_hex(4)}"
-    kafka.create_topic(settings, topic, 2)
-    try:
-        generated = generator.generate(seed=1, day=datetime.now(UTC).date(), count=_MESSAGES)
-        kafka.send(settings, topic, (kafka.Message(message.key, message.value) for message in generated))
-        available = kafka.offsets(settings, topic)
-        ranges = [OffsetRange(partition, start, end) for partition, (start, end) in available.items()]
-        starts = {partition: start for partition, (start, _) in available.items()}
-        with spark.session(settings, "lakehouse training") as session:
-            for _ in range(_REPETITIONS):
-                spark.collect(
-                    spark.read_kafka(session, settings, topic, ranges, starts, 2).mapInArrow(_count, "rows long")
-                )
-    finally:
-        kafka.delete_topic(settings, topic)
+    with spark.session(settings, "lakehouse training") as session:
+        for _ in range(_REPETITIONS):
+            spark.run_tasks(session, _count, _TASKS, "rows long")
     gateway: Any = SparkContext._gateway  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the only way to the JVM
     gateway.shutdown()
     gateway.proc.stdin.close()

@@ -6,15 +6,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from lakehouse import produce
 from lakehouse.adapters import kafka
 from lakehouse.adapters.kafka import Message
-from lakehouse.errors import ServerUnavailableError, TerminalError
+from lakehouse.errors import DataLossError, ServerUnavailableError, TerminalError
+from lakehouse.plans import OffsetRange
 from lakehouse.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -188,3 +191,79 @@ def test_generated_messages_all_arrive(environment: Settings, topic: str) -> Non
         environment, count=3000, day=date(2023, 10, 23), seed=5, bad_ratio=0.01, late_ratio=0.01
     )
     assert produced.sent == held(environment, topic) == 3000
+
+
+# Ranges
+
+
+@pytest.fixture
+def single(environment: Settings) -> Iterator[str]:
+    """A topic of one partition."""
+    name = f"{environment.user_actions_topic}-single"
+    kafka.create_topic(environment, name, 1)
+    yield name
+    kafka.delete_topic(environment, name)
+
+
+def rows_of(settings: Settings, topic: str, *ranges: OffsetRange) -> list[dict[str, Any]]:
+    return [row for batch in kafka.read_ranges(settings.kafka, topic, ranges) for row in batch.to_pylist()]
+
+
+def test_a_range_is_read_to_its_last_offset_and_no_further(environment: Settings, topic: str) -> None:
+    kafka.send(environment, topic, [Message(b"%d" % n, b"value %d" % n) for n in range(300)])
+    available = kafka.offsets(environment, topic)
+    ranges = [OffsetRange(p, end // 3, 2 * end // 3) for p, (_, end) in available.items()]
+    found = rows_of(environment, topic, *ranges)
+    wanted = {(r.topic_partition, o) for r in ranges for o in range(r.start_offset, r.end_offset)}
+    assert {(row["partition"], row["offset"]) for row in found} == wanted
+    assert len(found) == len(wanted)
+    assert all(row["value"] == b"value " + row["key"] for row in found)
+
+
+def test_a_message_comes_with_all_that_it_had(environment: Settings, single: str) -> None:
+    headers: Any = (("trace", b"1"), ("trace", b""), ("none", None))
+    kafka.send(environment, single, [Message(None, None), Message(b"k\x00", b"\xff", headers)])
+    ((at, *_),) = [[r.timestamp_millis for r in kafka.read(environment, single)]]
+    first, second = rows_of(environment, single, OffsetRange(0, 0, 2))
+    assert (first["key"], first["value"], first["headers"]) == (None, None, None)
+    assert (second["key"], second["value"]) == (b"k\x00", b"\xff")
+    assert second["headers"] == [
+        {"key": "trace", "value": b"1"},
+        {"key": "trace", "value": b""},
+        {"key": "none", "value": None},
+    ]
+    assert first["timestamp"] == datetime.fromtimestamp(at / 1000, UTC)
+
+
+def test_a_range_that_ends_in_an_aborted_transaction_ends(environment: Settings, single: str) -> None:
+    producer = Producer(
+        {"bootstrap.servers": environment.kafka.bootstrap_servers, "transactional.id": f"{environment.prefix}ranges"}
+    )
+    producer.init_transactions(60)
+    for value, end in ((b"kept", producer.commit_transaction), (b"taken back", producer.abort_transaction)):
+        producer.begin_transaction()
+        producer.produce(single, value)
+        producer.flush()
+        end()
+    assert kafka.offsets(environment, single) == {0: (0, 4)}  # each transaction ends in a marker
+    assert [row["value"] for row in rows_of(environment, single, OffsetRange(0, 0, 4))] == [b"kept"]
+    assert rows_of(environment, single, OffsetRange(0, 1, 3)) == []
+
+
+def test_offsets_that_retention_took_or_that_never_were_are_lost_data(environment: Settings, single: str) -> None:
+    kafka.send(environment, single, [Message(None, b"old")] * 5)
+    with pytest.raises(DataLossError, match="lost offsets of partition 0"):
+        rows_of(environment, single, OffsetRange(0, 0, 9))
+    kafka.delete_records(environment, single)
+    kafka.send(environment, single, [Message(None, b"new")])
+    with pytest.raises(DataLossError, match="lost offsets of partition 0"):
+        rows_of(environment, single, OffsetRange(0, 3, 6))
+    assert [row["offset"] for row in rows_of(environment, single, OffsetRange(0, 5, 6))] == [5]
+
+
+def test_reading_ranges_from_a_broker_that_is_gone_names_it(environment: Settings, single: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kafka, "REQUEST_SECONDS", 1.0)
+        gone = environment.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:9"})
+        with pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:9"):
+            list(kafka.read_ranges(gone, single, [OffsetRange(0, 0, 1)]))

@@ -94,7 +94,7 @@ def messages(session: SparkSession) -> DataFrame:
         (key, value, "user-actions", partition, offset, ARRIVED + timedelta(milliseconds=offset), 1, headers)
         for partition, offset, key, value, headers in MESSAGES
     ]
-    return spark.for_tasks(session.createDataFrame(rows, KAFKA_DDL)).coalesce(1)
+    return session.createDataFrame(rows, KAFKA_DDL).coalesce(1)
 
 
 def run(session: SparkSession, work: IngestTask) -> list[Row]:

@@ -26,42 +26,42 @@ def offsets_of(topic: dict[int, tuple[int, int, int]]) -> tuple[dict[int, int], 
 
 
 def test_a_first_run_reads_all_that_kafka_has() -> None:
-    plan = plan_ingest("t", {}, {1: (7, 9), 0: (0, 5)}, rows_per_run=PLENTY, rows_per_task=3)
+    plan = plan_ingest("t", {}, {1: (7, 9), 0: (0, 5)}, rows_per_run=PLENTY)
     assert plan.ranges == (OffsetRange(0, 0, 5), OffsetRange(1, 7, 9))
-    assert (plan.source, plan.before, plan.after, plan.rows, plan.tasks) == ("t", {}, {0: 5, 1: 9}, 7, 3)
+    assert (plan.source, plan.before, plan.after, plan.rows) == ("t", {}, {0: 5, 1: 9}, 7)
 
 
 def test_a_later_run_starts_where_the_table_stands() -> None:
-    plan = plan_ingest("t", {0: 3, 1: 9}, {0: (0, 5), 1: (7, 9)}, rows_per_run=PLENTY, rows_per_task=3)
+    plan = plan_ingest("t", {0: 3, 1: 9}, {0: (0, 5), 1: (7, 9)}, rows_per_run=PLENTY)
     assert plan.ranges == (OffsetRange(0, 3, 5),)
-    assert (plan.before, plan.after, plan.tasks) == ({0: 3, 1: 9}, {0: 5, 1: 9}, 1)
+    assert (plan.before, plan.after) == ({0: 3, 1: 9}, {0: 5, 1: 9})
 
 
 def test_nothing_new_is_a_plan_without_ranges() -> None:
-    plan = plan_ingest("t", {0: 5}, {0: (0, 5)}, rows_per_run=PLENTY, rows_per_task=3)
+    plan = plan_ingest("t", {0: 5}, {0: (0, 5)}, rows_per_run=PLENTY)
     assert (plan.ranges, plan.rows, plan.after) == ((), 0, {0: 5})
 
 
 def test_an_empty_topic_partition_gets_its_position_too() -> None:
-    plan = plan_ingest("t", {}, {0: (0, 5), 1: (0, 0)}, rows_per_run=PLENTY, rows_per_task=3)
+    plan = plan_ingest("t", {}, {0: (0, 5), 1: (0, 0)}, rows_per_run=PLENTY)
     assert plan.ranges == (OffsetRange(0, 0, 5),)
     assert plan.after == {0: 5, 1: 0}
 
 
 def test_a_cap_is_shared_by_lag() -> None:
     available = {0: (0, 900), 1: (0, 90), 2: (0, 10)}
-    plan = plan_ingest("t", {}, available, rows_per_run=100, rows_per_task=PLENTY)
+    plan = plan_ingest("t", {}, available, rows_per_run=100)
     assert plan.ranges == (OffsetRange(0, 0, 90), OffsetRange(1, 0, 9), OffsetRange(2, 0, 1))
 
 
 def test_a_cap_below_the_number_of_topic_partitions_is_kept() -> None:
-    plan = plan_ingest("t", {}, dict.fromkeys(range(4), (0, 5)), rows_per_run=1, rows_per_task=PLENTY)
+    plan = plan_ingest("t", {}, dict.fromkeys(range(4), (0, 5)), rows_per_run=1)
     assert plan.ranges == (OffsetRange(0, 0, 1),)
     assert plan.after == {0: 1, 1: 0, 2: 0, 3: 0}
 
 
 def test_a_topic_partition_added_later_is_read_from_its_first_message() -> None:
-    plan = plan_ingest("t", {0: 5}, {0: (0, 5), 1: (0, 2)}, rows_per_run=PLENTY, rows_per_task=3)
+    plan = plan_ingest("t", {0: 5}, {0: (0, 5), 1: (0, 2)}, rows_per_run=PLENTY)
     assert plan.ranges == (OffsetRange(1, 0, 2),)
     assert plan.after == {0: 5, 1: 2}
 
@@ -79,7 +79,7 @@ def test_a_gap_is_an_error_that_names_it(
     position: dict[int, int], available: dict[int, tuple[int, int]], told: str
 ) -> None:
     with pytest.raises(DataLossError, match=told):
-        plan_ingest("t", position, available, rows_per_run=PLENTY, rows_per_task=3)
+        plan_ingest("t", position, available, rows_per_run=PLENTY)
 
 
 @given(partitions, caps, caps)
@@ -87,7 +87,7 @@ def test_a_plan_covers_what_lies_past_the_position_up_to_the_cap(
     topic: dict[int, tuple[int, int, int]], rows_per_run: int, rows_per_task: int
 ) -> None:
     position, available = offsets_of(topic)
-    plan = plan_ingest("t", position, available, rows_per_run=rows_per_run, rows_per_task=rows_per_task)
+    plan = plan_ingest("t", position, available, rows_per_run=rows_per_run)
     assert plan.rows == min(rows_per_run, sum(end - at for at, _, end in topic.values()))
     assert len({piece.topic_partition for piece in plan.ranges}) == len(plan.ranges)
     for piece in plan.ranges:
@@ -96,7 +96,11 @@ def test_a_plan_covers_what_lies_past_the_position_up_to_the_cap(
         assert plan.after[piece.topic_partition] == piece.end_offset
     idle = topic.keys() - {piece.topic_partition for piece in plan.ranges}
     assert {p: plan.after[p] for p in idle} == {p: position[p] for p in idle}
-    assert (plan.tasks - 1) * rows_per_task < max(1, plan.rows) <= plan.tasks * rows_per_task
+    rows_per_task = max(rows_per_task, plan.rows // 50 + 1)
+    shares = plan.shares(rows_per_task)
+    assert [sum(piece.rows for piece in share) for share in shares[:-1]] == [rows_per_task] * (len(shares) - 1)
+    assert len(shares) == -(-plan.rows // rows_per_task)
+    assert _joined(shares) == list(plan.ranges)
 
 
 @given(partitions, st.integers(2, 20))
@@ -106,7 +110,7 @@ def test_plans_one_after_another_read_every_offset_once(topic: dict[int, tuple[i
     cap = max(1, -(-to_do // runs))
     reached = dict(position)
     for _ in range(runs):
-        plan = plan_ingest("t", reached, available, rows_per_run=cap, rows_per_task=PLENTY)
+        plan = plan_ingest("t", reached, available, rows_per_run=cap)
         assert all(piece.start_offset == reached[piece.topic_partition] for piece in plan.ranges)
         reached = dict(plan.after)
     assert reached == {p: end for p, (_, _, end) in topic.items()}
@@ -122,4 +126,26 @@ def test_a_position_that_kafka_no_longer_has_is_refused(
     lost = [st.integers(end + 1, end + 10**6)] + ([st.integers(0, start - 1)] if start else [])
     position[victim] = data.draw(st.one_of(lost))
     with pytest.raises(DataLossError, match=f"t/{victim} "):
-        plan_ingest("t", position, available, rows_per_run=PLENTY, rows_per_task=PLENTY)
+        plan_ingest("t", position, available, rows_per_run=PLENTY)
+
+
+def _joined(shares: tuple[tuple[OffsetRange, ...], ...]) -> list[OffsetRange]:
+    """Put pieces together where one ends as the next of its topic partition starts."""
+    joined: list[OffsetRange] = []
+    for piece in (piece for share in shares for piece in share):
+        last = joined[-1] if joined else None
+        if last and (last.topic_partition, last.end_offset) == (piece.topic_partition, piece.start_offset):
+            joined[-1] = OffsetRange(piece.topic_partition, last.start_offset, piece.end_offset)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def test_shares_are_cut_across_topic_partitions() -> None:
+    plan = plan_ingest("t", {}, {0: (0, 5), 1: (10, 12), 2: (0, 4)}, rows_per_run=PLENTY)
+    assert plan.shares(4) == (
+        (OffsetRange(0, 0, 4),),
+        (OffsetRange(0, 4, 5), OffsetRange(1, 10, 12), OffsetRange(2, 0, 1)),
+        (OffsetRange(2, 1, 4),),
+    )
+    assert plan.shares(100) == (plan.ranges,)

@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lakehouse import transforms
 from lakehouse.transforms import EVENTS_SCHEMA, QUARANTINE_SCHEMA, decode_batch, sort_rows, split_by_date
 
 INGESTED_AT = datetime(2023, 10, 24, 1, 2, 3, 4, tzinfo=UTC)
@@ -35,7 +36,7 @@ def test_a_good_row_and_a_bad_row_become_exactly_these_table_rows() -> None:
     batch = kafka_rows(
         [value("2023-10-23T23:30:00-05:00", more=', "a": 1'), b"\xff"],
         key=pa.array([b"k1", b"k2"], pa.binary()),
-        headers=pa.array([None, '[{"key":"trace","value":"AP8="},{"key":"trace"}]'], pa.string()),
+        headers=pa.array([None, HEADERS], transforms.HEADERS),
         timestampType=pa.array([1, 1], pa.int32()),
     )
     events, quarantine = decode_batch(batch, "user-actions", INGESTED_AT)
