@@ -15,12 +15,11 @@ import psutil
 
 from lakehouse.errors import LakehouseError, StackError
 from lakehouse.settings import Settings, get_settings
-from lakehouse.stack import artifacts, checks, credentials
+from lakehouse.stack import checks, credentials, spark_training
 from lakehouse.stack.children import Progress
 from lakehouse.stack.install import install
 from lakehouse.stack.server import Profile, Server
 from lakehouse.stack.servers import servers
-from lakehouse.stack.spark_training import train
 from lakehouse.stack.supervision import Supervision
 
 Health = Literal["healthy", "unhealthy", "stopped"]
@@ -89,9 +88,9 @@ def up(
             settings = get_settings()
             wanted = _wanted(settings, profile, only)
         install(settings, progress)
-        if not artifacts.spark_aot_cache(settings).exists():
+        if spark_training.is_needed(settings):
             tell("spark", "preparing")
-            train(settings)
+            spark_training.train(settings)
         supervision.start(servers(settings, "full").values())
         _start_in_order(wanted, supervision, tell)
     return settings

@@ -21,24 +21,29 @@ _TASKS = 4
 _REPETITIONS = 5
 
 
+def is_needed(settings: Settings) -> bool:
+    """Whether this clone has no cache yet; a Java of one's own goes without."""
+    return settings.java_home is None and not artifacts.spark_aot_cache(settings).exists()
+
+
 def train(settings: Settings) -> None:
-    """Make the cache of this clone unless it is there; needs Spark's jars.
+    """Make the cache of this clone; needs Spark's jars.
 
     Raises:
-        StackError: it could not be made; the message shows why.
+        StackError: it could not be made; the message says where to look.
     """
     cache = artifacts.spark_aot_cache(settings)
-    if cache.exists() or settings.java_home is not None:
-        return
-    cache.parent.mkdir(parents=True, exist_ok=True)
     draft = cache.with_suffix(".draft")
-    command = [sys.executable, "-m", "lakehouse.stack.spark_training", str(draft)]
     log = settings.home / "logs" / "spark-training.log"
-    with log.open("wb") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, timeout=_SECONDS, check=False)
-    if done.returncode or not draft.exists():
-        raise StackError(f"Spark's Java cache could not be made, see {log}; `make start` tries again")
-    draft.replace(cache)
+    for directory in (cache.parent, log.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lakehouse.stack.spark_training", str(draft)]
+    try:
+        with log.open("wb") as output:
+            subprocess.run(command, stdout=output, stderr=output, timeout=_SECONDS, check=True)
+        draft.replace(cache)
+    except (subprocess.SubprocessError, FileNotFoundError) as error:
+        raise StackError(f"Spark's Java cache could not be made, see {log}; `make start` tries again") from error
 
 
 def main(draft: Path) -> None:
