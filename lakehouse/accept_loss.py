@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lakehouse import ledger
 from lakehouse.adapters import kafka
 from lakehouse.adapters.catalog import Lake
-from lakehouse.plans import Account, OffsetRange, Offsets, lost_ranges, strayed
+from lakehouse.plans import Account, OffsetRange, lost_ranges, strayed
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE
 
@@ -59,30 +59,22 @@ def _accept(settings: Settings, lake: Lake, topic: str, *, dry_run: bool) -> lis
     if anew:
         following = ledger.next_generation(source)
         found = [_anew(source, following)]
-        summary, changed = _moved(following, {}, {}), ledger.entries(following, {}, kafka_id, {}, run_id)
+        summary, changed = ledger.move(following, {}, {}), ledger.entries(following, {}, kafka_id, {}, run_id)
     else:
         ranges = lost_ranges(position, available)
         found, accounts = _dropped(lake, source, ranges, ledger.accounts(properties, source))
         end = position | {piece.topic_partition: piece.end_offset for piece in ranges}
-        summary, changed = _moved(source, position, end), ledger.entries(source, end, kafka_id, accounts, run_id)
+        summary, changed = ledger.move(source, position, end), ledger.entries(source, end, kafka_id, accounts, run_id)
     if found and not dry_run:
         lake.append(
             USER_ACTIONS,
             [],
-            expected={key: properties.get(key) for key in (ledger.RULES, ledger.POSITION + source, *changed)},
+            expected=ledger.found(properties, ledger.RULES, ledger.POSITION + source, *changed),
             properties=changed,
             run_id=run_id,
             summary=summary | {"lakehouse.accepted-loss": "; ".join(loss.consequence for loss in found)},
         )
     return found
-
-
-def _moved(source: str, start: Offsets, end: Offsets) -> dict[str, str]:
-    return {
-        ledger.TOPIC: source,
-        ledger.START_OFFSETS: ledger.offsets_text(start),
-        ledger.END_OFFSETS: ledger.offsets_text(end),
-    }
 
 
 def _anew(source: str, following: str) -> Loss:

@@ -233,33 +233,26 @@ class _Ingester:
         account = {p: known.get(p, Account(0 if p in plan.before else start)) for p, start in starts.items()}
         account = {p: replace(a, absent_offsets=a.absent_offsets + absent[p]) for p, a in account.items()}
 
-        summary = {
-            ledger.TOPIC: source,
-            ledger.START_OFFSETS: ledger.offsets_text(plan.before),
-            ledger.END_OFFSETS: ledger.offsets_text(plan.after),
+        summary = ledger.move(source, plan.before, plan.after) | {
             "lakehouse.published-rows": str(result.published_rows),
             "lakehouse.quarantined-rows": str(result.quarantined_rows),
         }
-        if result.quarantined_rows:
-            reached = {p: max(offset, quarantine_before.get(p, 0)) for p, offset in plan.after.items()}
-            changed = {ledger.POSITION + source: ledger.offsets_text(reached), ledger.RUN + source: run_id}
+
+        def commit(spec: TableSpec, properties: ledger.Properties, changed: ledger.Properties) -> None:
             lake.append(
-                USER_ACTIONS_QUARANTINE,
-                _files(report, USER_ACTIONS_QUARANTINE),
-                expected=_now(quarantine.properties, ledger.RULES, *changed),
+                spec,
+                _files(report, spec),
+                expected=ledger.found(properties, ledger.RULES, *changed),
                 properties=changed,
                 run_id=run_id,
                 summary=summary,
             )
-        changed = ledger.entries(source, plan.after, kafka_id, account, run_id)
-        lake.append(
-            USER_ACTIONS,
-            _files(report, USER_ACTIONS),
-            expected=_now(events.properties, ledger.RULES, *changed),
-            properties=changed,
-            run_id=run_id,
-            summary=summary,
-        )
+
+        if result.quarantined_rows:
+            reached = {p: max(offset, quarantine_before.get(p, 0)) for p, offset in plan.after.items()}
+            changed = {ledger.POSITION + source: ledger.offsets_text(reached), ledger.RUN + source: run_id}
+            commit(USER_ACTIONS_QUARANTINE, quarantine.properties, changed)
+        commit(USER_ACTIONS, events.properties, ledger.entries(source, plan.after, kafka_id, account, run_id))
         waiting = sum(end - plan.after[partition] for partition, (_, end) in available.items())
         return replace(result, lag_rows=waiting)
 
@@ -301,10 +294,6 @@ class _Ingester:
                 f"topic {topic} was made anew: the table has read the one with id {read}, Kafka has {found}; {ACCEPT}"
             )
         return known[-1], found
-
-
-def _now(properties: ledger.Properties, *keys: str) -> dict[str, str | None]:
-    return {key: properties.get(key) for key in keys}
 
 
 def _files(report: Iterable[Row], spec: TableSpec) -> list[str]:

@@ -4,7 +4,6 @@ A task commits nothing. It tells the driver which files it wrote and what it cou
 writes files under other names, and the driver names only those of the attempt that ended well.
 """
 
-import gc
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from lakehouse.adapters import kafka, s3
 from lakehouse.plans import OffsetRange
 from lakehouse.settings import KafkaSettings, S3Settings
 from lakehouse.tables import MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
-from lakehouse.transforms import decode_batch, sort_rows, split_by_date
+from lakehouse.transforms import collector_off, decode_batch, sort_rows, split_by_date
 
 REPORT = pa.schema(
     [
@@ -111,10 +110,10 @@ class ReadTask:
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Read the share of each number in the column `id`; yields rows of `REPORT`."""
-        gc.disable()  # nothing here makes cycles, and looking for them in 20,000 messages at a time is dear
-        for batch in batches:
-            for number in batch.column("id").to_pylist():
-                yield from self.then(kafka.read_ranges(self.kafka, self.topic, self.shares[number]))
+        with collector_off():  # 20,000 messages at a time are dear to walk
+            for batch in batches:
+                for number in batch.column("id").to_pylist():
+                    yield from self.then(kafka.read_ranges(self.kafka, self.topic, self.shares[number]))
 
 
 class _Report:

@@ -86,6 +86,16 @@ def entries(
     }
 
 
+def found(properties: Properties, *keys: str) -> dict[str, str | None]:
+    """These properties as a run finds them, for the fence of its commit; None for one that is not there."""
+    return {key: properties.get(key) for key in keys}
+
+
+def move(source: str, start: Offsets, end: Offsets) -> dict[str, str]:
+    """The summary of a snapshot that moved a source, from which `advances` reads it."""
+    return {TOPIC: source, START_OFFSETS: offsets_text(start), END_OFFSETS: offsets_text(end)}
+
+
 def advances(summaries: Iterable[Properties], source: str) -> list[tuple[Offsets, Offsets]]:
     """How the position of a source moved, (before, after) by each of these snapshots."""
     ours = (summary for summary in summaries if summary.get(TOPIC) == source)

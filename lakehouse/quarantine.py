@@ -206,7 +206,7 @@ def replay(
         lake.append(
             USER_ACTIONS,
             work.files,
-            expected={key: work.properties.get(key) for key in (ledger.RULES, ledger.REPLAYS)},
+            expected=ledger.found(work.properties, ledger.RULES, ledger.REPLAYS),
             properties=work.changed,
             run_id=work.run_id,
             summary={

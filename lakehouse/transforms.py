@@ -100,7 +100,7 @@ def _decode_singly(
     values: pa.Array, kafka_micros: npt.NDArray[np.int64], rows: Rows
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[Event | Rejection]]:
     """Decode these rows one by one; says which of them were accepted, which were refused, and the verdicts."""
-    with _collector_off():
+    with collector_off():
         raw: list[bytes | None] = values.take(pa.array(rows)).to_pylist()
         verdicts = list(map(decode, raw, kafka_micros[rows].tolist()))
     accepted = np.array([type(verdict) is Event for verdict in verdicts], np.bool_)
@@ -173,8 +173,8 @@ def _optional(batch: pa.RecordBatch, name: str, data_type: pa.DataType) -> pa.Ar
 
 
 @contextmanager
-def _collector_off() -> Generator[None, None, None]:
-    """Keep the garbage collector from walking the growing lists; nothing made here holds a cycle."""
+def collector_off() -> Generator[None, None, None]:
+    """Keep the garbage collector from walking long lists of what holds no cycle."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -23,7 +23,7 @@ UNIQUE: Final = ("user_id", "kafka_offset", "kafka_timestamp", "event_datetime")
 
 
 def batch(values: list[bytes | None], first_offset: int) -> pa.RecordBatch:
-    """Kafka rows as Spark hands them to a task."""
+    """Kafka rows as a task reads them."""
     rows = len(values)
     return pa.RecordBatch.from_pydict(
         {

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import tenacity
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -68,6 +69,7 @@ _PASSING_FAULTS: Final = frozenset(
         KafkaError.REQUEST_TIMED_OUT,
     }
 )
+_NO_LEADER_YET: Final = frozenset({KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION})
 _NO_SUCH_TOPIC: Final = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -518,6 +520,18 @@ def _partitions(settings: Settings, topic: str) -> list[int]:
     return sorted(found.partitions)
 
 
+def _has_no_leader_yet(error: BaseException) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, KafkaException) and _code(cause) in _NO_LEADER_YET
+
+
+# A partition that was just made has no leader for a moment, which this client does not wait out for admin requests.
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_has_no_leader_yet),
+    wait=tenacity.wait_fixed(POLL_SECONDS),
+    stop=tenacity.stop_after_delay(REQUEST_SECONDS),
+    reraise=True,
+)
 def _answers(settings: Settings, doing: str, request: Callable[[AdminClient], Any]) -> dict[Any, Any]:
     """What the parts of one admin request bring; every fault translated."""
     try:

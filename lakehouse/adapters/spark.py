@@ -60,7 +60,6 @@ def configuration(settings: SparkSettings, name: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         "spark.speculation": "false",  # a second copy of a task would only write files that nobody names
     }
     if _is_on_this_machine(settings.master):

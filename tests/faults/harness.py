@@ -1,15 +1,13 @@
 """Commands of ours as real processes that die where a test says, and the proof that nothing is lost or doubled."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from lakehouse.audit import audit
 from lakehouse.events import RULE_VERSION
 from lakehouse.settings import Settings
 from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from tests.shops import bad, good, open_shop, wait_until
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
 FAILPOINTS = Path(__file__).with_name("failpoints")
@@ -33,13 +32,6 @@ PARTITIONS = 3
 BAD_EVERY = 20
 WAIT_SECONDS = 240
 MARK = "FAILPOINT_STATE"  # in the environment of every process that a command starts, and nobody else's
-
-
-def wait_until(done: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"waited {seconds} seconds in vain: {what}"
-        time.sleep(0.2)
 
 
 @dataclass
@@ -225,11 +217,9 @@ def opened(settings: Settings, environment: Mapping[str, str]) -> Generator[Shop
         settings: those of the environment, on servers that run.
         environment: the variables with which a process reads the same settings.
     """
-    kafka.create_topic(settings, settings.user_actions_topic, PARTITIONS)
-    lake = Lake(settings)
+    open_shop(settings, PARTITIONS)
     for spec in ALL:
-        lake.apply(spec)
-        lake.load_to_write(spec, RULE_VERSION)  # a commit of its own, which the tests need not count
+        Lake(settings).load_to_write(spec, RULE_VERSION)  # a commit of its own, which the tests need not count
     own = {"LAKEHOUSE_PREFIX": settings.prefix, "LAKEHOUSE_HOME": str(settings.home)}
     shop = Shop(settings, dict(environment) | own)
     try:
@@ -239,12 +229,4 @@ def opened(settings: Settings, environment: Mapping[str, str]) -> Generator[Shop
 
 
 def _message(number: int) -> Message:
-    if number % BAD_EVERY == 0:
-        return Message(b"%d" % number, b"bad %d" % number)
-    event = {
-        "timestamp": f"2023-10-{22 + number % 2}T12:34:{number % 60:02}Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": f"user_{number}"},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
-    return Message(b"%d" % number, json.dumps(event).encode())
+    return good(number, day=22 + number % 2) if number % BAD_EVERY else bad(number)

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.faults.harness import Shop, wait_until
+from tests.faults.harness import Shop
+from tests.shops import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 

@@ -4,7 +4,8 @@ import pytest
 
 from lakehouse.adapters.catalog import Lake
 from lakehouse.tables import ALL
-from tests.faults.harness import Shop, wait_until
+from tests.faults.harness import Shop
+from tests.shops import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 

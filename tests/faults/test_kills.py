@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.harness import Command, Shop, wait_until
+from tests.faults.harness import Command, Shop
+from tests.shops import wait_until
 
 pytestmark = pytest.mark.integration
 

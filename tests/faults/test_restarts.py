@@ -9,10 +9,11 @@ import pytest
 
 from lakehouse.adapters import kafka
 from lakehouse.adapters.catalog import Lake
-from lakehouse.settings import Settings, load_settings
+from lakehouse.settings import load_settings
 from lakehouse.stack import artifacts
-from tests.faults.harness import Shop, opened, wait_until
-from tests.integration.test_stack import Stack, free_ports
+from tests.faults.harness import Shop, opened
+from tests.shops import wait_until
+from tests.stacks import Stack, own_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -27,23 +28,9 @@ KILLED_AT = {
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A second stack, because these servers die; with Trino, which the audit asks."""
-    port = free_ports()
-    home = tmp_path_factory.mktemp("servers") / "home"
-    own = {
-        "LAKEHOUSE_HOME": str(home),
-        "LAKEHOUSE_POSTGRES__PORT": str(port),
-        "LAKEHOUSE_S3__ENDPOINT": f"http://127.0.0.1:{port + 1}",
-        "LAKEHOUSE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{port + 3}",
-        "LAKEHOUSE_CATALOG__URI": f"http://127.0.0.1:{port + 5}",
-        "LAKEHOUSE_TRINO__PORT": str(port + 6),
-        "LAKEHOUSE_CACHE": str(Settings().cache),
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
-    stack = Stack(inherited | own, home)
-    stack.run("up", "--profile", "core")
-    yield stack
-    stack.run("down")
-    assert stack.processes() == []
+    with own_stack(tmp_path_factory.mktemp("servers") / "home") as stack:
+        stack.run("up", "--profile", "core")
+        yield stack
 
 
 @pytest.fixture

@@ -12,23 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse.adapters import kafka
-from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL
+from tests.shops import event, open_shop
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
 OLDER_RULES = Path(__file__).with_name("older_rules")
-
-
-def event(user_id: str, day: int = 23, **more: Any) -> bytes:
-    message = {
-        "timestamp": f"2023-10-{day}T12:34:56Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": user_id},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
-    return json.dumps(message | more).encode()
 
 
 LARGE = [event(f"large_{n}", note="n" * 400) for n in range(2)]
@@ -51,12 +40,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return os.environ | {"LAKEHOUSE_PREFIX": settings.prefix, "LAKEHOUSE_HOME": str(settings.home)}
 
 
-def open_shop(settings: Settings) -> None:
+def open_replay_shop(settings: Settings) -> None:
     """Make the tables and a topic of one partition with `MESSAGES`, and ingest them by the older rules."""
-    kafka.create_topic(settings, settings.user_actions_topic, 1)
-    lake = Lake(settings)
-    for spec in ALL:
-        lake.apply(spec)
+    open_shop(settings, 1)
     kafka.send(settings, settings.user_actions_topic, MESSAGES)
     counted = ingest_by_older_rules(settings)
     assert (counted["published_rows"], counted["quarantined_rows"]) == (2, 6)

@@ -1,6 +1,5 @@
 """What Kafka no longer has is accepted by a person, counted in the ledger, and ingest goes on."""
 
-import json
 import time
 
 import pytest
@@ -9,35 +8,19 @@ from lakehouse import ingest, ledger
 from lakehouse.accept_loss import Loss, accept_loss
 from lakehouse.adapters import kafka
 from lakehouse.adapters.catalog import Lake
-from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
 from lakehouse.errors import DataLossError, TerminalError
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS
+from lakehouse.tables import USER_ACTIONS
+from tests.shops import bad, good, open_shop
 
 pytestmark = pytest.mark.integration
-
-
-def good(number: int) -> Message:
-    event = {
-        "timestamp": "2023-10-23T12:34:56Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": f"user_{number}"},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
-    return Message(None, json.dumps(event).encode())
-
-
-BAD = Message(None, b"no JSON")
 
 
 @pytest.fixture
 def shop(environment: Settings) -> Settings:
     """An environment with its tables and a topic of one partition."""
-    kafka.create_topic(environment, environment.user_actions_topic, 1)
-    for spec in ALL:
-        Lake(environment).apply(spec)
-    return environment
+    return open_shop(environment, 1)
 
 
 def users(settings: Settings) -> list[str]:
@@ -48,9 +31,9 @@ def users(settings: Settings) -> list[str]:
 
 def test_offsets_that_retention_dropped_count_as_lost_and_ingest_goes_on_behind_them(shop: Settings) -> None:
     topic = shop.user_actions_topic
-    kafka.send(shop, topic, [good(0), BAD])
+    kafka.send(shop, topic, [good(0), bad(0)])
     ingest.run(shop)
-    kafka.send(shop, topic, [good(1), BAD, good(2)])
+    kafka.send(shop, topic, [good(1), bad(0), good(2)])
     kafka.delete_records(shop, topic)
     kafka.send(shop, topic, [good(3)])
     with pytest.raises(DataLossError, match=rf"offsets 2 to 4 of {topic}/0 are gone.*accept-loss --dry-run"):
@@ -74,11 +57,11 @@ def test_offsets_that_retention_dropped_count_as_lost_and_ingest_goes_on_behind_
 def test_a_topic_made_anew_goes_on_as_a_source_of_its_own(shop: Settings) -> None:
     topic = shop.user_actions_topic
     assert accept_loss(shop) == []
-    kafka.send(shop, topic, [good(0), BAD])
+    kafka.send(shop, topic, [good(0), bad(0)])
     ingest.run(shop)
     for number, source in ((1, f"{topic}#2"), (2, f"{topic}#3")):
         _make_anew(shop)
-        kafka.send(shop, topic, [good(number), good(10 + number), BAD])
+        kafka.send(shop, topic, [good(number), good(10 + number), bad(0)])
         with pytest.raises(DataLossError, match=f"topic {topic} was made anew"):
             ingest.run(shop)
         (loss,) = accept_loss(shop)

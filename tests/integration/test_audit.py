@@ -20,7 +20,8 @@ from lakehouse.ledger import POSITION, entries
 from lakehouse.plans import Account
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
-from tests.integration.replaying import event, open_shop
+from tests.integration.replaying import open_replay_shop
+from tests.shops import event
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +32,7 @@ SAMPLE = PROJECT_ROOT / "data" / "sample-events.jsonl"  # three events: view, cl
 def shop(module_environment: Settings) -> Settings:
     """Offsets 0 to 7 of one topic partition: 0 and 4 published, 1, 3 and 5 replayed, the others refused; and built."""
     settings = module_environment
-    open_shop(settings)
+    open_replay_shop(settings)
     quarantine.replay(settings)
     transform.build(settings, "+fct_events_daily")
     return settings

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,32 +13,19 @@ import pytest
 
 from lakehouse.adapters import kafka
 from lakehouse.adapters.catalog import Lake
-from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS
+from lakehouse.tables import USER_ACTIONS
+from tests.shops import bad, good, open_shop, wait_until
 
 pytestmark = pytest.mark.integration
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
 
 
-def good(number: int) -> Message:
-    event = {
-        "timestamp": "2023-10-23T12:34:56Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": f"user_{number}"},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
-    return Message(None, json.dumps(event).encode())
-
-
 @pytest.fixture
 def shop(environment: Settings) -> Settings:
-    kafka.create_topic(environment, environment.user_actions_topic, 2)
-    for spec in ALL:
-        Lake(environment).apply(spec)
-    return environment
+    return open_shop(environment, 2)
 
 
 @contextmanager
@@ -62,13 +48,6 @@ def following(settings: Settings, log: Path, **more: str) -> Generator[subproces
             process.communicate()
 
 
-def wait_until(done: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not done():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.3)
-
-
 def published(settings: Settings) -> int:
     return Lake(settings).load(USER_ACTIONS).scan().count()
 
@@ -76,11 +55,11 @@ def published(settings: Settings) -> int:
 def test_messages_are_committed_as_they_come_until_a_signal_ends_it_cleanly(shop: Settings, tmp_path: Path) -> None:
     log = tmp_path / "log"
     topic = shop.user_actions_topic
-    kafka.send(shop, topic, [good(0), good(1), Message(None, b"no JSON")])
+    kafka.send(shop, topic, [good(0), good(1), bad(0)])
     with following(shop, log, LAKEHOUSE_INGEST__COMMIT_SECONDS="0.5") as process:
-        wait_until(lambda: published(shop) == 2, log)
+        wait_until(lambda: published(shop) == 2, log.read_text)
         kafka.send(shop, topic, [good(2)])
-        wait_until(lambda: published(shop) == 3, log)
+        wait_until(lambda: published(shop) == 3, log.read_text)
         process.send_signal(signal.SIGTERM)
         stdout, _ = process.communicate(timeout=120)
     assert process.returncode == 0, log.read_text()
@@ -96,7 +75,10 @@ def test_it_waits_for_a_catalog_that_is_down_and_says_so_and_ctrl_c_ends_the_wai
 ) -> None:
     log = tmp_path / "log"
     with following(shop, log, LAKEHOUSE_CATALOG__URI="http://127.0.0.1:9") as process:
-        wait_until(lambda: log.read_text().count("waiting: the catalog at http://127.0.0.1:9 did not answer") > 1, log)
+        wait_until(
+            lambda: log.read_text().count("waiting: the catalog at http://127.0.0.1:9 did not answer") > 1,
+            log.read_text,
+        )
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 0, log.read_text()

@@ -4,9 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from lakehouse.ingest import IngestResult
 from lakehouse.ledger import POSITION, TOPIC_ID, offsets_text, position
 from lakehouse.settings import Settings
 from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from tests.shops import bad, good, open_shop, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -55,30 +54,10 @@ ingest.run(artifacts.with_local_spark(get_settings()))
 """
 
 
-def good(number: int, day: int = 23) -> Message:
-    """Make an event that the contract accepts."""
-    event = {
-        "timestamp": f"2023-10-{day}T12:34:{number % 60:02}Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": f"user_{number}"},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
-    return Message(b"%d" % number, json.dumps(event).encode())
-
-
-def bad(number: int) -> Message:
-    """Make a message that is no JSON."""
-    return Message(b"%d" % number, b"bad %d" % number)
-
-
 @pytest.fixture
 def shop(environment: Settings) -> Settings:
     """An environment with its tables and an empty topic."""
-    kafka.create_topic(environment, environment.user_actions_topic, PARTITIONS)
-    lake = Lake(environment)
-    for spec in ALL:
-        lake.apply(spec)
-    return environment
+    return open_shop(environment, PARTITIONS)
 
 
 def send(settings: Settings, *messages: Message) -> None:
@@ -260,7 +239,7 @@ def test_a_kill_between_the_commits_on_a_topic_partition_added_later_doubles_not
     assert ingest.run(shop).position == {shop.user_actions_topic: {0: 10}}
     admin = AdminClient({"bootstrap.servers": shop.kafka.bootstrap_servers})
     admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
-    _wait_until(lambda: len(kafka.offsets(shop, topic)) == 2)
+    wait_until(lambda: len(kafka.offsets(shop, topic)) == 2, "the topic has its second partition")
     send(shop, *(bad(n) for n in range(20)))
     assert kafka.offsets(shop, topic)[1][1] > 0
     ingest_and_die(shop, commits=1)
@@ -334,7 +313,7 @@ def test_a_topic_that_was_made_anew_is_an_error(shop: Settings) -> None:
     with pytest.raises(DataLossError, match=rf"read {topic}/0 up to offset 5 and Kafka ends at 0"):
         ingest.run(shop)
     kafka.delete_topic(shop, topic)
-    _wait_until(lambda: _is_gone(shop))
+    wait_until(lambda: _is_gone(shop), "the topic is gone")
     kafka.create_topic(shop, topic, 2)
     _stand_at(shop, {0: 0, 1: 0, 2: 7}, before={0: 5, 1: 0, 2: 0})
     with pytest.raises(DataLossError, match=rf"{topic} has no partition 2.*up to offset 7"):
@@ -366,13 +345,6 @@ def _stand_at(
         run_id=str(after),
         summary={},
     )
-
-
-def _wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def _is_gone(settings: Settings) -> bool:

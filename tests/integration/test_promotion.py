@@ -18,7 +18,8 @@ from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.tables import ALL, USER_ACTIONS
+from lakehouse.tables import USER_ACTIONS
+from tests.shops import event, open_shop
 
 pytestmark = pytest.mark.integration
 
@@ -41,17 +42,10 @@ NEW_MODEL_LINES = """\
 
 
 def message(user: str, color: Any = None, price: Any = None) -> Message:
-    event: dict[str, Any] = {
-        "timestamp": "2023-10-23T12:34:56Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": user},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
+    more: dict[str, Any] = {} if price is None else {"price": price}
     if color is not None:
-        event["product_information"]["color"] = color
-    if price is not None:
-        event["price"] = price
-    return Message(user.encode(), json.dumps(event).encode())
+        more["product_information"] = {"name": "Wireless Mouse", "SKU": "SKU-1001", "color": color}
+    return Message(user.encode(), event(user, **more))
 
 
 def send(settings: Settings, *messages: Message) -> None:
@@ -61,11 +55,7 @@ def send(settings: Settings, *messages: Message) -> None:
 @pytest.fixture
 def shop(environment: Settings) -> Settings:
     """An environment with its tables and an empty topic."""
-    kafka.create_topic(environment, environment.user_actions_topic, 2)
-    lake = Lake(environment)
-    for spec in ALL:
-        lake.apply(spec)
-    return environment
+    return open_shop(environment, 2)
 
 
 @pytest.fixture

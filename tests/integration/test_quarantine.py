@@ -22,8 +22,9 @@ from lakehouse.ledger import REPLAYS, RULES
 from lakehouse.quarantine import ReplayResult, Selection
 from lakehouse.settings import Settings, get_settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
-from tests.faults.harness import Shop, wait_until
-from tests.integration.replaying import BAD, LARGE, environment_of, event, open_shop
+from tests.faults.harness import Shop
+from tests.integration.replaying import BAD, LARGE, environment_of, open_replay_shop
+from tests.shops import event, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -38,14 +39,14 @@ BEFORE_THE_COMMIT = {
 @pytest.fixture(scope="module")
 def shelf(module_environment: Settings) -> Settings:
     """Six refused messages, three of which can be replayed; no test replays them."""
-    open_shop(module_environment)
+    open_replay_shop(module_environment)
     return module_environment
 
 
 @pytest.fixture
 def shop(environment: Settings) -> Iterator[Shop]:
     """The same, for one test alone."""
-    open_shop(environment)
+    open_replay_shop(environment)
     shop = Shop(environment, environment_of(environment))
     try:
         yield shop

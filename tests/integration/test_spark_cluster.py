@@ -21,7 +21,8 @@ from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from tests.shops import bad, good, open_shop
 
 pytestmark = pytest.mark.integration
 
@@ -114,24 +115,13 @@ def cluster(stack: Settings, tmp_path: Path) -> Iterator[Cluster]:
 
 def message(number: int) -> Message:
     """Make an event, or one of the bad messages that follow each stretch of events."""
-    if number % (EVENTS + BAD) >= EVENTS:
-        return Message(b"%d" % number, b"bad %d" % number)
-    event = {
-        "timestamp": f"2023-10-23T12:34:{number % 60:02}Z",
-        "event_name": "view",
-        "user_identifiers": {"platform": "web", "id": f"user_{number}"},
-        "product_information": {"name": "Wireless Mouse", "SKU": "SKU-1001"},
-    }
-    return Message(b"%d" % number, json.dumps(event).encode())
+    return bad(number) if number % (EVENTS + BAD) >= EVENTS else good(number)
 
 
 @pytest.fixture
 def shop(environment: Settings) -> Settings:
     """An environment with its tables, and a topic with events and bad messages."""
-    kafka.create_topic(environment, environment.user_actions_topic, PARTITIONS)
-    lake = Lake(environment)
-    for spec in ALL:
-        lake.apply(spec)
+    open_shop(environment, PARTITIONS)
     total = STRETCHES * (EVENTS + BAD)
     kafka.send(environment, environment.user_actions_topic, [message(number) for number in range(total)])
     return environment
