@@ -8,7 +8,7 @@ UV := .venv/tools/bin/uv
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv start stop status demo test test-unit test-integration test-faults bench check format reference docs lock clean clean-venv
+.PHONY: help venv start stop status demo test test-unit test-integration test-faults bench bench-dbt check format reference docs lock clean clean-venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,7 @@ lock: $(UV) ## resolve the dependencies anew and write the lock files
 	$(COMPILE) --extra dev -o requirements/dev.txt
 	echo uv | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/uv.txt
 	echo duckdb | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/bench.txt
+	echo 'duckdb-ext[avro,httpfs,iceberg]' | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements/connect.txt
 	$(BIN)/python -c 'from lakehouse.settings import get_settings; from lakehouse.stack.maven import lock; lock(get_settings())'
 
 ## ---- run
@@ -62,6 +63,7 @@ check: venv ## lint, types, layers: everything that needs no server
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint --disable-progress-bar dbt/models dbt/tests
 
 format: venv ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
@@ -90,6 +92,9 @@ test-faults: venv ## the whole crash matrix: real kills, restarts and broken con
 
 bench: .venv/bench-ready ## measure ingest beside its rivals, about an hour; writes bench/results/ and docs/benchmarks.md (BENCH=--quick: small sizes)
 	@$(BIN)/python -m bench $(BENCH)
+
+bench-dbt: venv ## measure a day's build beside 7 and 365 days of history, and what the layout saves; writes bench/results/ and docs/benchmarks.md (BENCH=--quick: small sizes)
+	@$(BIN)/python -m bench.warehouse $(BENCH)
 
 ## ---- clean
 

@@ -110,7 +110,7 @@ class Bench:
         run = race.run(self.ground, ALL[OURS], topic, self._work, with_memory=True)
         before = self.ground.held([USER_ACTIONS], topic)
         table = f"{self._stack.catalog.name}.{self.ground.lake.identifier(USER_ACTIONS)}"
-        trino.query(self._stack.trino, f"ALTER TABLE {table} EXECUTE optimize")
+        trino.query(self._stack.trino_as("ingest"), f"ALTER TABLE {table} EXECUTE optimize")
         after = self.ground.held([USER_ACTIONS], topic)
         share, compacted = (held.file_bytes / topic.json_bytes for held in (before, after))
         peak = run.peak_memory_bytes / 2**30
@@ -214,7 +214,7 @@ def main(
 ) -> None:
     """Measure ingest beside its rivals on this machine's stack, and write the results and their document."""
     if document:
-        PAGE.write_text(report.render(results.load(RESULTS)))
+        PAGE.write_text(report.page(RESULTS.parent))
         return
     names = list(only or NAMES)
     if unknown := set(names) - set(NAMES):
@@ -248,7 +248,7 @@ def main(
         for name, step in steps.items():
             if name in names or name in ("on bars", "beside"):
                 step()
-                page.write_text(report.render(results.load(file)))
+                page.write_text(report.page(file.parent))
     say(f"results in {file}, the document in {page}")
 
 

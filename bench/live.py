@@ -129,7 +129,7 @@ class Poller:
                 f"WHERE kafka_offset > {floor} GROUP BY kafka_partition"
             )
             try:
-                rows = trino.query(self._settings.trino, sql)
+                rows = trino.query(self._settings.trino_as("ingest"), sql)
             except TransientError:  # a file of the plan was compacted away meanwhile
                 self.failures += 1
                 continue
@@ -171,7 +171,7 @@ class Compaction:
         while not self._ended.wait(self._pause_seconds):
             started = time.monotonic()
             try:
-                trino.query(self._settings.trino, self._sql)
+                trino.query(self._settings.trino_as("ingest"), self._sql)
             except LakehouseError as error:
                 self.failures.append(str(error)[:300])
             else:

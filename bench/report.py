@@ -1,39 +1,17 @@
 """Write the document from the results: nothing in it was typed by hand but the words and `bench/notes.md`."""
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.contenders.registry import ALL, OURS
+from bench.figures import Bar, bars, measured, number, table
 from bench.ground import DISTINCT
-from bench.results import Results, per_million, ratios
+from bench.results import Results, load, per_million, ratios
+from bench.warehouse import report as warehouse_report
 
 NOTES: Final = Path(__file__).with_name("notes.md")
-UNMEASURED: Final = "not measured yet"
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """What a ratio is held against: `most` of a ratio is good, or `least` when `upwards`."""
-
-    key: str
-    what: str
-    must: float | None
-    aim: float | None
-    upwards: bool = False
-
-    def verdict(self, value: float | None) -> str:
-        """In words, which bars a value meets."""
-        if value is None:
-            return UNMEASURED
-        meets = (lambda bar: value >= bar) if self.upwards else (lambda bar: value <= bar)
-        if self.aim is not None and meets(self.aim):
-            return "aim met"
-        if self.must is None:
-            return "aim missed"
-        return "must met" if meets(self.must) else "**missed**"
 
 
 BARS: Final = (
@@ -49,18 +27,25 @@ BARS: Final = (
 )
 
 
-def render(results: Results) -> str:
-    """The whole document."""
+def page(directory: Path) -> str:
+    """The whole document, from the results in a directory."""
+    return render(load(directory / "ingest.json"), load(directory / "warehouse.json"))
+
+
+def render(results: Results, warehouse: Results | None = None) -> str:
+    """The whole document, from the results of ingest and of the warehouse."""
     sections = (_how, _bars, _contenders, _bad_rows, _floors, _drain, _freshness, _kill)
     notes = NOTES.read_text().strip() if NOTES.exists() else ""
     parts = [_HEAD, *(part for section in sections if (part := section(results))), notes]
+    parts += warehouse_report.parts(warehouse or {})
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 _HEAD: Final = """\
 # Benchmarks
 
-This page is made by `make bench` from `bench/results/ingest.json`; change `bench/report.py` or `bench/notes.md`, then run `.venv/bin/python -m bench --document`.
+This page is made by `make bench` from `bench/results/ingest.json` and by `make bench-dbt` from `bench/results/warehouse.json`.
+To change its words, change `bench/report.py`, `bench/warehouse/report.py` or the `notes.md` beside each, then run `.venv/bin/python -m bench --document`.
 
 All figures are from this project's own runs on one machine, so they hold beside each other, not beside figures of other machines."""
 
@@ -87,13 +72,7 @@ make bench                # everything; about an hour on two idle cores
 
 
 def _bars(results: Results) -> str:
-    measured = ratios(results)
-    rows = [
-        (f"`{bar.key}`", bar.what, _bound(bar.must, bar.upwards), _bound(bar.aim, bar.upwards), _number(value), verdict)
-        for bar in BARS
-        if (verdict := bar.verdict(value := measured[bar.key]))
-    ]
-    return "## Bars\n\n" + _table(("key", "what", "must", "aim", "measured", ""), rows)
+    return "## Bars\n\n" + bars(BARS, ratios(results))
 
 
 def _contenders(results: Results) -> str:
@@ -101,17 +80,17 @@ def _contenders(results: Results) -> str:
     if not sections:
         return ""
     of_all = [pair["ours"] for section in sections.values() for pair in section["pairs"]]
-    ours = [run for number, run in enumerate(of_all) if run not in of_all[:number]]  # two rivals share one of ours
+    ours = [run for place, run in enumerate(of_all) if run not in of_all[:place]]  # two rivals share one of ours
     groups = [(OURS, ours)] + [
         (name, [pair["other"] for pair in sections[name]["pairs"]]) for name in ALL if name in sections
     ]
     rows = [
         (
             f"`{name}`",
-            _number(statistics.median(map(per_million, runs))),
+            number(statistics.median(map(per_million, runs))),
             f"{min(map(per_million, runs)):.2f} to {max(map(per_million, runs)):.2f}",
             f"{statistics.median(run['events'] / run['wall_seconds'] for run in runs):,.0f}",
-            _number(statistics.median(run["elsewhere_cpu_seconds"] for run in runs)),
+            number(statistics.median(run["elsewhere_cpu_seconds"] for run in runs)),
             f"{statistics.median(run['file_bytes'] for run in runs) / 1e6:,.0f}",
             _count_of_wrong(runs),
             str(len(runs)),
@@ -132,10 +111,8 @@ def _contenders(results: Results) -> str:
     ratios_of = [
         (
             f"`{name}`",
-            _number(statistics.median(per_million(p["ours"]) / per_million(p["other"]) for p in section["pairs"])),
-            _number(
-                statistics.median(p["other"]["wall_seconds"] / p["ours"]["wall_seconds"] for p in section["pairs"])
-            ),
+            number(statistics.median(per_million(p["ours"]) / per_million(p["other"]) for p in section["pairs"])),
+            number(statistics.median(p["other"]["wall_seconds"] / p["ours"]["wall_seconds"] for p in section["pairs"])),
             f"{section['events']:,}",
             *_when(section),
         )
@@ -144,12 +121,12 @@ def _contenders(results: Results) -> str:
     return "\n\n".join(
         [
             "## Contenders",
-            _table(columns, rows),
+            table(columns, rows),
             "“CPU-s elsewhere” is what the rest of the machine worked during a run: the smaller, the truer the figures beside it.",
             "What each does for that:",
-            _table(("contender", "what it is", "reads how strictly", "a bad message", "exactly once by"), promises),
+            table(("contender", "what it is", "reads how strictly", "a bad message", "exactly once by"), promises),
             "Ours beside each:",
-            _table(
+            table(
                 ("contender", "CPU, ours ÷ it", "wall, it ÷ ours", "events a run", "measured", "commit", "Airflow"),
                 ratios_of,
             ),
@@ -165,15 +142,15 @@ def _bad_rows(results: Results) -> str:
 ## Bad messages
 
 Of {section["events"]:,} messages {section["bad_ratio"]:.0%} break the contract, each reason in turn; {
-        _measured(section)
+        measured(section)
     }.
 
 {
-        _table(
+        table(
             ("", "bytes of JSON", "CPU-s per million"),
             [
-                ("none bad", f"{section['json_bytes']:,}", _number(statistics.median(clean))),
-                (f"{section['bad_ratio']:.0%} bad", f"{section['bad_json_bytes']:,}", _number(statistics.median(bad))),
+                ("none bad", f"{section['json_bytes']:,}", number(statistics.median(clean))),
+                (f"{section['bad_ratio']:.0%} bad", f"{section['bad_json_bytes']:,}", number(statistics.median(bad))),
             ],
         )
     }
@@ -192,7 +169,7 @@ def _floors(results: Results) -> str:
     rows = [
         (
             what[name],
-            _number(
+            number(
                 statistics.median(run["cpu_seconds"] for run in runs)
                 / (1 if name == "spark_start" else section["events"] / 1e6)
             ),
@@ -203,13 +180,13 @@ def _floors(results: Results) -> str:
         ("decode", "only decode, `lakehouse.transforms.decode_batch`"),
         ("write", "only sort and write Parquet to MinIO"),
     ):
-        rows.append((text, _number(statistics.median(run[key] / run["events"] * 1e6 for run in section["in_memory"]))))
+        rows.append((text, number(statistics.median(run[key] / run["events"] * 1e6 for run in section["in_memory"]))))
     return f"""\
 ## Floors
 
-What parts of the work cost alone; {_measured(section)}.
+What parts of the work cost alone; {measured(section)}.
 
-{_table(("part", "CPU-s per million"), rows)}"""
+{table(("part", "CPU-s per million"), rows)}"""
 
 
 def _drain(results: Results) -> str:
@@ -219,7 +196,7 @@ def _drain(results: Results) -> str:
     return f"""\
 ## A drain: memory and bytes
 
-{section["events"]:,} messages, {section["json_bytes"] / 2**30:.2f} GiB of JSON, were drained in {section["wall_seconds"]:,.0f} s; {_measured(section)}.
+{section["events"]:,} messages, {section["json_bytes"] / 2**30:.2f} GiB of JSON, were drained in {section["wall_seconds"]:,.0f} s; {measured(section)}.
 
 - All processes together held {peak:.2f} GiB at most (`drain_peak_memory_bytes`, shared pages counted once, looked at twice a second).
 - The table has {section["files"]:,} files with {section["table_bytes"]:,} bytes, {section["table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
@@ -231,11 +208,11 @@ def _freshness(results: Results) -> str:
     if not (section := results.get("freshness")):
         return ""
     names = ("p50", "p95", "p99", "worst")
-    values = " | ".join(_number(section[f"{name}_seconds"]) for name in names)
+    values = " | ".join(number(section[f"{name}_seconds"]) for name in names)
     return f"""\
 ## Freshness
 
-{section["events"]:,} events at {section["events_per_second"]:,.0f} a second into `lakehouse ingest follow`; {_measured(section)}.
+{section["events"]:,} events at {section["events_per_second"]:,.0f} a second into `lakehouse ingest follow`; {measured(section)}.
 From the moment the producer sends an event, before it reaches Kafka, to the end of the first Trino query on the table's rows that shows it.
 
 | p50, s | p95, s | p99, s | worst, s |
@@ -255,7 +232,7 @@ def _kill(results: Results) -> str:
     return f"""\
 ## After a kill
 
-`lakehouse ingest follow` under a supervisor that starts it again at once, {section["events_per_second"]:,.0f} events a second; {_measured(section)}.
+`lakehouse ingest follow` under a supervisor that starts it again at once, {section["events_per_second"]:,.0f} events a second; {measured(section)}.
 
 - From `kill -9` of its process group to the next commit: {times} s.
 - Lost or doubled: {_count_of_wrong([section])}."""
@@ -268,27 +245,3 @@ def _count_of_wrong(runs: Sequence[dict[str, Any]]) -> str:
 
 def _when(section: dict[str, Any]) -> tuple[str, str, str]:
     return section["measured_at"], f"`{section['commit']}`", "ran" if section["airflow_running"] else "off"
-
-
-def _measured(section: dict[str, Any]) -> str:
-    machine = section["machine"]
-    airflow = ", beside Airflow" if section["airflow_running"] else ""
-    return (
-        f"measured {section['measured_at']} at commit `{section['commit']}`{airflow}, on {machine['cores']} cores "
-        f"({machine['cpu']}), {machine['memory_bytes'] / 2**30:.0f} GiB"
-    )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
-
-
-def _bound(value: float | None, upwards: bool) -> str:
-    return "" if value is None else f"{'≥' if upwards else '≤'} {value:.3g}"
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [columns, ["---" for _ in columns], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -40,11 +40,11 @@ def load(file: Path) -> Results:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def save(file: Path, results: Results) -> None:
-    """Write the results, with the ratios that follow from them."""
+def save(file: Path, results: Results, ratios_of: Callable[[Results], dict[str, float | None]] | None = None) -> None:
+    """Write the results, with the ratios that follow from them; without `ratios_of` those of ingest."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(results | {"ratios": ratios(results)}, indent=1) + "\n")
+    draft.write_text(json.dumps(results | {"ratios": (ratios_of or ratios)(results)}, indent=1) + "\n")
     draft.replace(file)
 
 
@@ -69,7 +69,8 @@ def machine(settings: Settings) -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    libraries = ("pyspark", "pyiceberg", "pyarrow", "confluent-kafka", "orjson", "msgspec", "duckdb")
+    libraries = ("pyspark", "pyiceberg", "pyarrow", "confluent-kafka", "dbt-trino", "orjson", "msgspec", "duckdb")
+    installed = {found.name for found in importlib.metadata.distributions()}
     return {
         "cores": os.cpu_count(),
         "cpu": cpu,
@@ -80,7 +81,7 @@ def machine(settings: Settings) -> dict[str, Any]:
         "kafka": artifacts.KAFKA_VERSION,
         "trino": artifacts.TRINO_VERSION,
         "iceberg_spark": _locked("iceberg-spark-runtime-4.1_2.13"),
-        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "libraries": {name: importlib.metadata.version(name) for name in libraries if name in installed},
     }
 
 
@@ -95,7 +96,7 @@ def _commit() -> str | None:
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "lakehouse", "bench/*.py", "requirements"],
+            [*git, "status", "--porcelain", "--", "lakehouse", "dbt", "trino", "bench/*.py", "requirements"],
             capture_output=True,
             text=True,
             check=True,

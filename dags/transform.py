@@ -1,7 +1,8 @@
 """
 ### Transform
 
-Runs dbt on Trino: staging → intermediate → marts, up to the daily aggregate `marts.fct_events_daily`, with its tests.
+Runs dbt on Trino: staging → intermediate → marts, with their tests, and then publishes the marts: the views of the
+schema `marts` turn to what was built and tested in `build`.
 
 **Upstream**: asset `events.user_actions`, updated by the DAG `ingest_user_actions` when it brought rows.
 
@@ -12,14 +13,17 @@ its commit and its report leaves rows that no asset event tells of.
 The pool `transform` has one slot: two dbt runs would write the same tables.
 
 **Safe to re-run?** Always. The models take what has arrived since their last run and rebuild the event dates it
-touches; a second run finds nothing to do.
+touches; a second run finds nothing to do. A run that was stopped while it published is finished by the next one.
+
+**When it fails**, nothing is published: people keep reading the marts of the last run that ended well, and the error
+says since when. `lakehouse transform status` shows what they read and what waits.
 
 **Triage**
 
 | what the task says | what to do |
 | --- | --- |
 | up for retry, exit 75 | Trino or the catalog is away; look at `lakehouse stack status`. It retries by itself. |
-| failed, exit 1, a test failed | the log names the test; the marts hold what was built before it. |
+| failed, exit 1, a test failed | the log names the test; mend the data or the model and trigger this DAG. |
 | failed, exit 1, a model failed | the log names the model; mend it and trigger this DAG. |
 """  # noqa: D212, D415  (the first line is the heading that the UI shows)
 

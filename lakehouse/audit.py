@@ -81,8 +81,8 @@ class AuditReport:
     """What an audit found; `ok` when there is no gap.
 
     Attributes:
-        aggregated_rows: events counted in the daily aggregate; null while it is not built.
-        unaggregated_rows: published events that arrived after the aggregate was built.
+        aggregated_rows: events counted in the daily aggregate that people read; null while none is published.
+        unaggregated_rows: events that arrived after the build that this aggregate comes from.
     """
 
     ok: bool
@@ -212,7 +212,7 @@ class _Tables:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._trino = settings.trino
+        self._trino = settings.trino_as("transform")
         table = Lake(settings).load(USER_ACTIONS)
         self.properties = table.properties
         self.summaries = summaries(table)
@@ -411,7 +411,7 @@ class _Tables:
         return gaps
 
     def aggregate(self) -> tuple[int | None, int, list[Gap]]:
-        """Compare the daily aggregate with the events it was built from; those that came later wait for the next build.
+        """Compare the published aggregate with the events it was built from; later ones wait for the next build.
 
         A build sees all that came before some moment, of the ingest and of the replays each: both commit in the order
         in which they started. Between the two there is no such order.

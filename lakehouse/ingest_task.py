@@ -159,7 +159,7 @@ class _Writer:
         if not self._held:
             return
         (partition,) = self._spec.partition_by
-        held = sort_rows(pa.concat_tables(self._held), (partition, *self._spec.sort_by))
+        held = sort_rows(pa.concat_tables(self._held), (partition, *self._spec.sort_by[:1]))
         self._held, self._held_rows, self._held_bytes = [], 0, 0
         for day, rows in split_by_date(held, partition):
             location = f"{self._target.location}/data/{partition}={day.isoformat()}"

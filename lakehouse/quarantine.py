@@ -139,7 +139,7 @@ def groups(settings: Settings, selection: Selection = EVERYTHING) -> list[Group]
     """
     source, parameters = _selected(settings, selection)
     rows = trino.query(
-        settings.trino,
+        settings.trino_as("ingest"),
         "SELECT reason, field, count(*), count_if(replayed_at IS NULL), count(replayed_at), min(ingested_at), "
         f"max(ingested_at), max_by(message, ingested_at) FROM ({source}) GROUP BY reason, field ORDER BY 3 DESC, 1, 2",
         parameters,
@@ -165,7 +165,7 @@ def rows(
     source, parameters = _selected(settings, selection)
     raw = "raw" if raw_bytes is None else f"substr(raw, 1, {raw_bytes:d})"
     found = trino.query(
-        settings.trino,
+        settings.trino_as("ingest"),
         "SELECT kafka_topic, kafka_partition, kafka_offset, kafka_timestamp, reason, field, message, rule_version, "
         f"ingested_at, replayed_at, {raw}, length(raw), kafka_key, kafka_headers FROM ({source}) "
         "ORDER BY ingested_at DESC, kafka_timestamp DESC, kafka_topic, kafka_partition, kafka_offset DESC "

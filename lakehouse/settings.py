@@ -8,7 +8,9 @@ the environment wins over that file.
 
 import functools
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,6 +31,9 @@ class KafkaSettings(BaseModel):
         "", description="Further topics whose messages go into the same tables, separated by commas."
     )
     user_actions_partitions: int = Field(4, gt=0, description="Partitions a topic gets when `produce` creates it.")
+    trino_queries_topic: str = Field(
+        "trino-queries", description="Topic that Trino tells its queries to; one for all environments, without prefix."
+    )
 
 
 class S3Settings(BaseModel):
@@ -60,12 +65,49 @@ class PostgresSettings(BaseModel):
     database: str = Field("lakehouse", description="Database of the pipeline.")
 
 
-class TrinoSettings(BaseModel):
-    """The SQL engine."""
+TrinoRole = Literal["admin", "ingest", "transform", "analyst"]
+"""The users of Trino; what each may do stands in `trino/etc/rules.json` and is told in docs/access.md."""
 
-    host: str = Field("127.0.0.1", description="Trino host.")
-    port: int = Field(18080, description="Trino HTTP port.")
-    user: str = Field("lakehouse", description="User that queries run as.")
+
+class TrinoSettings(BaseModel):
+    """The SQL engine; each of its users has a password of its own."""
+
+    host: str = Field("127.0.0.1", description="Trino host, as its certificate names it.")
+    port: int = Field(18080, description="Trino port, for HTTPS unless `tls` is off.")
+    tls: bool = Field(
+        True, description="Speak TLS and log in with a password; off, only the user's name is sent, over plain HTTP."
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authority that signed Trino's certificate; unset: that of the local stack, if "
+        "any, else the public ones.",
+    )
+    admin_password: SecretStr = Field(NO_SECRET, description="Password of `admin`, who may do everything.")
+    ingest_password: SecretStr = Field(NO_SECRET, description="Password of `ingest`, who writes events and quarantine.")
+    transform_password: SecretStr = Field(NO_SECRET, description="Password of `transform`, as whom dbt builds.")
+    analyst_password: SecretStr = Field(NO_SECRET, description="Password of `analyst`, who reads the marts.")
+
+
+@dataclass(frozen=True, slots=True)
+class TrinoLogin:
+    """How to reach Trino as one of its users; see `Settings.trino_as`.
+
+    Attributes:
+        password: None where no password is sent.
+        ca_file: whom to trust; None trusts the public authorities.
+    """
+
+    host: str
+    port: int
+    user: TrinoRole
+    tls: bool
+    password: SecretStr | None
+    ca_file: Path | None
+
+    @property
+    def url(self) -> str:
+        """Where Trino is."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
 
 class AirflowSettings(BaseModel):
@@ -174,6 +216,30 @@ class Settings(BaseSettings):
     def credentials_file(self) -> Path:
         """The generated secrets of this machine's stack, mode 0600."""
         return self.home / "credentials.env"
+
+    @property
+    def own_ca_file(self) -> Path:
+        """The certificate of this machine's own authority; there once a stack was started."""
+        return self.home / "tls" / "ca.pem"
+
+    def trino_as(self, role: TrinoRole) -> TrinoLogin:
+        """How to reach Trino as one of its users."""
+        trino = self.trino
+        passwords: dict[TrinoRole, SecretStr] = {
+            "admin": trino.admin_password,
+            "ingest": trino.ingest_password,
+            "transform": trino.transform_password,
+            "analyst": trino.analyst_password,
+        }
+        own = self.own_ca_file if self.own_ca_file.exists() else None
+        return TrinoLogin(
+            host=trino.host,
+            port=trino.port,
+            user=role,
+            tls=trino.tls,
+            password=passwords[role] if trino.tls else None,
+            ca_file=trino.ca_file or own,
+        )
 
     @property
     def user_actions_topic(self) -> str:

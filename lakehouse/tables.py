@@ -59,7 +59,8 @@ class TableSpec:
     Attributes:
         namespace: without the environment's prefix.
         partition_by: columns whose value is the partition, as it is.
-        sort_by: order of the rows within a data file.
+        sort_by: order of the rows within a data file that compaction leaves; ingest sorts by the first of these columns
+            and keeps the order of arrival in it.
         retention_days: age of a partition after which policy removes it; None keeps it.
         properties: Iceberg table properties beside those that every table has.
     """
@@ -130,7 +131,7 @@ USER_ACTIONS: Final = TableSpec(
         ),
     ),
     partition_by=("event_date",),
-    sort_by=("event_name", "user_id"),
+    sort_by=("user_id", "event_datetime"),
 )
 
 HEADERS: Final = pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())]))
@@ -156,4 +157,46 @@ USER_ACTIONS_QUARANTINE: Final = TableSpec(
     sort_by=("reason",),
 )
 
-ALL: Final = (USER_ACTIONS, USER_ACTIONS_QUARANTINE)
+QUERY_HISTORY: Final = TableSpec(
+    namespace="ops",
+    name="query_history",
+    doc="Queries that Trino ran, failed ones too; one row per query, or per event of Trino's that can't be read.",
+    owner="data-platform",
+    columns=(
+        Column("query_id", pa.string(), "Trino's id of the query; null when the event can't be read.", required=False),
+        Column("state", pa.string(), "FINISHED or FAILED.", required=False),
+        Column("trino_user", pa.string(), "Who asked: a user of Trino.", required=False),
+        Column("source", pa.string(), "Program that asked, by its own words.", required=False),
+        Column("resource_group", pa.string(), "Resource group that the query ran in.", required=False),
+        Column("catalog_name", pa.string(), "Catalog of the session.", required=False),
+        Column("schema_name", pa.string(), "Schema of the session.", required=False),
+        Column("query_type", pa.string(), "SELECT, INSERT, DATA_DEFINITION and others of Trino's.", required=False),
+        Column("query", pa.string(), "The statement; may hold ids of users as literals.", required=False, pii=True),
+        Column("error_type", pa.string(), "USER_ERROR, EXTERNAL and others; null without an error.", required=False),
+        Column("error_name", pa.string(), "Trino's name of the error.", required=False),
+        Column("error_message", pa.string(), "What went wrong; may hold values.", required=False, pii=True),
+        Column("created_at", MICROS, "When Trino got the query, UTC.", required=False),
+        Column("ended_at", MICROS, "When it ended, UTC; of an event that can't be read, when Kafka got that."),
+        Column("ended_date", pa.date32(), "UTC date of ended_at."),
+        Column("wall_seconds", pa.float64(), "From creation to end, in seconds.", required=False),
+        Column("queued_seconds", pa.float64(), "How long it waited in its resource group, in seconds.", required=False),
+        Column("cpu_seconds", pa.float64(), "CPU time of all its tasks, in seconds.", required=False),
+        Column("peak_memory_bytes", pa.int64(), "Most memory it held at once, in bytes.", required=False),
+        Column("read_bytes", pa.int64(), "Bytes read from the object store or PostgreSQL.", required=False),
+        Column("read_rows", pa.int64(), "Rows read from there.", required=False),
+        Column("written_bytes", pa.int64(), "Bytes written.", required=False),
+        Column("written_rows", pa.int64(), "Rows written.", required=False),
+        Column("output_rows", pa.int64(), "Rows of its result.", required=False),
+        Column("problem", pa.string(), "Why the event can't be read; null when it can.", required=False),
+        *_coordinates("Within moments of the query's end."),
+        Column("collected_at", MICROS, "Start of the commit that brought the row, UTC."),
+    ),
+    partition_by=("ended_date",),
+    sort_by=("ended_at",),
+    retention_days=90,
+)
+
+INGESTED: Final = (USER_ACTIONS, USER_ACTIONS_QUARANTINE)
+"""The tables that share the messages of the user actions: each message is in one of them."""
+
+ALL: Final = (*INGESTED, QUERY_HISTORY)

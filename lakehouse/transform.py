@@ -1,4 +1,4 @@
-"""Build the models: run dbt on Trino, and say what came of it.
+"""Build the models: run dbt on Trino, publish the marts when nothing failed, and say what came of it.
 
 dbt runs as a process of its own with an environment made from the settings alone,
 so nothing of the caller's (a proxy, another certificate bundle, another profile) reaches it.
@@ -13,14 +13,17 @@ import textwrap
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import certifi
 import orjson
 
+from lakehouse import publish
 from lakehouse.adapters import trino
-from lakehouse.errors import TerminalError, TransientError
+from lakehouse.errors import LakehouseError, TerminalError, TransientError
 from lakehouse.settings import PROJECT_ROOT, Settings
 
 PROJECT = PROJECT_ROOT / "dbt"
@@ -29,7 +32,7 @@ _TEST_TYPES = frozenset({"test", "unit_test"})
 _TRINO_ERROR = re.compile(r"type=(\w+), name=(\w+)")
 _UNREACHABLE = re.compile(
     r"Failed to establish a new connection|Connection refused|Connection reset|Connection aborted|timed out"
-    r"|Remote end closed connection|error 50[234]:|server is starting up",
+    r"|Remote end closed connection|error 50[234]:|server is starting up|authenticators were not loaded",
     re.IGNORECASE,
 )
 
@@ -56,7 +59,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What one dbt run did.
+    """What one dbt run did, and what was published after it.
 
     Attributes:
         models: models built, skipped or failed.
@@ -64,7 +67,10 @@ class BuildResult:
         passed: models and tests that succeeded.
         skipped: models and tests left out because what they stand on failed.
         failed: the others.
-        seconds: wall time.
+        seconds: wall time of dbt.
+        built: `unique_id` in the dbt project of each model that was built.
+        published: marts that readers see anew.
+        gone: marts that readers still see and the project has no more; withdrawn when that was asked for.
     """
 
     models: int
@@ -73,6 +79,22 @@ class BuildResult:
     skipped: int
     failed: tuple[Failure, ...]
     seconds: float
+    built: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastBuild:
+    """How the last build on this machine ended.
+
+    Attributes:
+        ended_at: when dbt had run.
+        failed: the models and tests that failed; what was built then is not published.
+    """
+
+    ended_at: datetime
+    failed: tuple[Failure, ...]
 
 
 def build(
@@ -81,29 +103,58 @@ def build(
     full_refresh: bool = False,
     *,
     unit_tests: bool = False,
+    withdraw_gone: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> BuildResult:
-    """Build models and run their tests, each model's before anything that reads it.
+    """Build models and run their tests, each model's before anything that reads it; then publish the marts among them.
 
-    Building again is safe at any time: a model rebuilds whole days in one commit, and equal rows are not written.
+    Nothing is published unless all that was chosen was built and passed. Building again is safe at any time: a model
+    rebuilds whole days in one commit, equal rows are not written, and a publication that was cut off is finished.
 
     Args:
         settings: where Trino is.
         select: dbt's node selection (`staging`, `fct_events_daily+`, …); everything when None.
         full_refresh: rebuild incremental models from all events.
         unit_tests: run dbt's unit tests too; they test the project, not the data.
+        withdraw_gone: take back the marts that the project has no more, with their data.
         report: called with each line dbt prints.
 
     Raises:
         TransientError: Trino or what it stands on could not be reached, or another build is running; nothing is half
             built, so run it again.
-        TerminalError: a model or a test failed; the message names each.
+        TerminalError: a model or a test failed; the message names each, and says what readers keep.
     """
     arguments = ["build"]
-    arguments += ["--select", *select.split()] if select else []
+    # A test that compares a chosen model with one that may never have been built is left to a build of both.
+    arguments += ["--select", *select.split(), "--indirect-selection", "buildable"] if select else []
     arguments += ["--full-refresh"] if full_refresh else []
     arguments += [] if unit_tests else ["--exclude-resource-type", "unit_test"]
-    return _run(settings, arguments, report)
+    target = target_directory(settings)
+    with only_one(target) as lock:
+        try:
+            result = _run(settings, arguments, lock, report)
+        except LakehouseError as error:
+            raise type(error)(f"{error}; {publish.kept(settings)}") from error
+        marts = _project_marts(settings)
+        built = [mart for unique_id, mart in marts.items() if unique_id in result.built]
+        published = publish.publish(settings, built, datetime.now(UTC))
+        # A project without any mart is no project that dropped them all.
+        gone = publish.gone(settings, {mart.name for mart in marts.values()}) if marts else ()
+        if withdraw_gone:
+            publish.withdraw(settings, gone)
+    return replace(result, published=published, gone=gone)
+
+
+def last_build(settings: Settings) -> LastBuild | None:
+    """Say how the last build ended; None when this machine has run none, or something else of dbt's since."""
+    try:
+        results = orjson.loads(_run_results(settings).read_bytes())
+    except FileNotFoundError:
+        return None
+    if results["args"].get("which") != "build":
+        return None
+    ended_at = datetime.fromisoformat(results["metadata"]["generated_at"])
+    return LastBuild(ended_at=ended_at, failed=read_result(results).failed)
 
 
 def generate_docs(settings: Settings) -> Path:
@@ -113,8 +164,10 @@ def generate_docs(settings: Settings) -> Path:
         TransientError: Trino could not be reached.
         TerminalError: dbt could not read the project.
     """
-    _run(settings, ["docs", "generate", "--static"], None)
-    return target_directory(settings) / "static_index.html"
+    target = target_directory(settings)
+    with only_one(target) as lock:
+        _run(settings, ["docs", "generate", "--static"], lock)
+    return target / "static_index.html"
 
 
 def target_directory(settings: Settings) -> Path:
@@ -139,9 +192,21 @@ def environment(settings: Settings) -> dict[str, str]:
         "DBT_WARN_ERROR": "true",
         "LAKEHOUSE_PREFIX": settings.prefix,
         "LAKEHOUSE_CATALOG__NAME": settings.catalog.name,
-        "LAKEHOUSE_TRINO__HOST": settings.trino.host,
-        "LAKEHOUSE_TRINO__PORT": str(settings.trino.port),
-        "LAKEHOUSE_TRINO__USER": settings.trino.user,
+        **_login(settings),
+    }
+
+
+def _login(settings: Settings) -> dict[str, str]:
+    """What `dbt/profiles.yml` logs in to Trino with; dbt keeps a variable of the last name's kind out of its logs."""
+    login = settings.trino_as("transform")
+    return {
+        "LAKEHOUSE_TRINO__HOST": login.host,
+        "LAKEHOUSE_TRINO__PORT": str(login.port),
+        "TRINO_USER": login.user,
+        "TRINO_METHOD": "ldap" if login.password else "none",
+        "TRINO_SCHEME": "https" if login.tls else "http",
+        "TRINO_CA_FILE": str(login.ca_file or certifi.where()),
+        "DBT_ENV_SECRET_TRINO_PASSWORD": login.password.get_secret_value() if login.password else "",
     }
 
 
@@ -153,6 +218,7 @@ def read_result(run_results: Mapping[str, Any]) -> BuildResult:
     counted: dict[str, int] = {"model": 0, "test": 0}
     statuses: dict[str, int] = {}
     failed: list[Failure] = []
+    built: list[str] = []
     for node in run_results["results"]:
         resource_type, _, name, *_ = node["unique_id"].split(".")
         kind = "test" if resource_type in _TEST_TYPES else resource_type
@@ -162,6 +228,8 @@ def read_result(run_results: Mapping[str, Any]) -> BuildResult:
         status: str = node["status"]
         status = {"success": "pass", "warn": "pass"}.get(status, status)
         statuses[status] = statuses.get(status, 0) + 1
+        if kind == "model" and status == "pass":
+            built.append(node["unique_id"])
         if status not in {"pass", "skipped"}:
             told: str = node.get("message") or status
             message = _shorten(told)
@@ -173,7 +241,24 @@ def read_result(run_results: Mapping[str, Any]) -> BuildResult:
         skipped=statuses.get("skipped", 0),
         failed=tuple(failed),
         seconds=round(run_results["elapsed_time"], 1),
+        built=tuple(built),
     )
+
+
+def read_marts(manifest: Mapping[str, Any], schema: str) -> dict[str, publish.Mart]:
+    """Read the marts of dbt's `manifest.json`: the models whose tables lie in `schema`, by `unique_id`.
+
+    Source: dbt's artifact schema `manifest/v12`.
+    """
+    return {
+        unique_id: publish.Mart(
+            name=node["alias"],
+            description=_one_line(node["description"]),
+            columns={name: _one_line(column["description"]) for name, column in node["columns"].items()},
+        )
+        for unique_id, node in manifest["nodes"].items()
+        if node["resource_type"] == "model" and node["schema"] == schema
+    }
 
 
 def is_passing_fault(message: str) -> bool:
@@ -185,41 +270,57 @@ def is_passing_fault(message: str) -> bool:
 
 def describe(failed: Sequence[Failure]) -> str:
     """Name each failure in one message."""
+    if not failed:
+        return "nothing failed"
     named = [f"{failure.resource_type} {failure.name}: {failure.message}" for failure in failed[:_NAMED]]
     more = [f"and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
     return f"dbt: {len(failed)} failed; " + "; ".join(named + more)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _project_marts(settings: Settings) -> dict[str, publish.Mart]:
+    manifest = orjson.loads((target_directory(settings) / "manifest.json").read_bytes())
+    return read_marts(manifest, f"{settings.prefix}build")
+
+
+def _run_results(settings: Settings) -> Path:
+    return target_directory(settings) / "run_results.json"
 
 
 def _shorten(text: str) -> str:
     return textwrap.shorten(text, 300, placeholder=" …")
 
 
-def _run(settings: Settings, arguments: Sequence[str], report: Callable[[str], None] | None) -> BuildResult:
+def _run(
+    settings: Settings, arguments: Sequence[str], lock: int, report: Callable[[str], None] | None = None
+) -> BuildResult:
     target = target_directory(settings)
-    target.mkdir(parents=True, exist_ok=True)
-    results = target / "run_results.json"
-    with only_one(target):
-        results.unlink(missing_ok=True)
-        output: deque[str] = deque(maxlen=50)
-        with subprocess.Popen(
-            [str(Path(sys.executable).with_name("dbt")), *arguments],
-            cwd=PROJECT,
-            env=environment(settings),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            for line in process.stdout or ():
-                output.append(line.rstrip())
-                if report is not None and not line.startswith("INFO:trino."):
-                    report(line.rstrip())
-        if results.exists():
-            result = read_result(orjson.loads(results.read_bytes()))
-            if result.failed:
-                error = TransientError if all(failure.is_passing for failure in result.failed) else TerminalError
-                raise error(describe(result.failed))
-            if process.returncode == 0:
-                return result
+    results = _run_results(settings)
+    results.unlink(missing_ok=True)
+    output: deque[str] = deque(maxlen=50)
+    with subprocess.Popen(
+        [str(Path(sys.executable).with_name("dbt")), *arguments],
+        cwd=PROJECT,
+        env=environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        pass_fds=[lock],  # so that a dbt whose parent was killed keeps the next build out until it ends
+    ) as process:
+        for line in process.stdout or ():
+            output.append(line.rstrip())
+            if report is not None and not line.startswith("INFO:trino."):
+                report(line.rstrip())
+    if results.exists():
+        result = read_result(orjson.loads(results.read_bytes()))
+        if result.failed:
+            error = TransientError if all(failure.is_passing for failure in result.failed) else TerminalError
+            raise error(describe(result.failed))
+        if process.returncode == 0:
+            return result
     told = "\n".join(output)
     error = TransientError if is_passing_fault(told) else TerminalError
     cause = _shorten(told.rpartition("[ERROR]:")[2])
@@ -227,11 +328,12 @@ def _run(settings: Settings, arguments: Sequence[str], report: Callable[[str], N
 
 
 @contextmanager
-def only_one(target: Path) -> Generator[None]:
-    """Hold the lock of a target directory: two builds would drop each other's temporary tables."""
+def only_one(target: Path) -> Generator[int]:
+    """Hold the lock of a target directory, given as a file descriptor: two builds would drop each other's tables."""
+    target.mkdir(parents=True, exist_ok=True)
     with (target / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TransientError(f"another dbt build is running (it holds {lock.name}): wait for it") from None
-        yield
+        yield lock.fileno()

@@ -4,6 +4,7 @@ import os
 
 from pyspark.sql import SparkSession
 
+from lakehouse.adapters.spark import open_catalog
 from lakehouse.settings import PROJECT_ROOT, Settings, get_settings
 from lakehouse.stack import artifacts
 
@@ -27,21 +28,5 @@ def session(java_options: str = "", **options: str) -> tuple[SparkSession, Setti
     for name, value in options.items():
         builder = builder.config(name.replace("_", "."), value)
     spark = builder.getOrCreate()
-    # At run time, because what the builder gets shows in the process list.
-    catalog, s3 = settings.catalog, settings.s3
-    for name, value in {
-        "": "org.apache.iceberg.spark.SparkCatalog",
-        ".type": "rest",
-        ".uri": catalog.uri,
-        ".credential": f"{catalog.client_id}:{catalog.client_secret.get_secret_value()}",
-        ".oauth2-server-uri": f"{catalog.uri}/v1/oauth/tokens",
-        ".scope": "catalog",
-        ".io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
-        ".s3.endpoint": s3.endpoint,
-        ".s3.path-style-access": "true",
-        ".s3.access-key-id": s3.access_key,
-        ".s3.secret-access-key": s3.secret_key.get_secret_value(),
-        ".client.region": s3.region,
-    }.items():
-        spark.conf.set(f"spark.sql.catalog.lake{name}", value)
+    open_catalog(spark, settings)
     return spark, settings

@@ -1,23 +1,31 @@
 -- Conservation: each published event is counted in its day once, none is lost, and no day is made up.
 -- Events that arrived after the build are left out of the comparison: an ingest or a replay may commit between build
 -- and test. Each of the two commits in the order in which its runs start, so a build sees all of each up to a moment.
-with
+-- Days that nothing reached lately were tested when something did, and `lakehouse audit` compares them all.
+{%- set dates = tested_dates() %}
+with counted as (
 
-counted as (
-
-    select event_date, sum(event_count) as event_count
+    select
+        event_date,
+        sum(event_count) as event_count
     from {{ ref('fct_events_daily') }}
+    where event_date in {{ dates }}
     group by event_date
 
 ),
 
 published as (
 
-    select event_date, count(*) as event_count
+    select
+        event_date,
+        count(*) as event_count
     from {{ ref('stg_events__user_actions') }}
     where
-        (replayed_at is null and ingested_at <= (select max(last_ingested_at) from {{ ref('fct_events_daily') }}))
-        or replayed_at <= (select max(last_replayed_at) from {{ ref('fct_events_daily') }})
+        event_date in {{ dates }}
+        and (
+            (replayed_at is null and ingested_at <= {{ built_through(ref('fct_events_daily')) }})
+            or replayed_at <= {{ built_through(ref('fct_events_daily'), 'last_replayed_at') }}
+        )
     group by event_date
 
 )

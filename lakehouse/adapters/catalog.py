@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import requests
-from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.rest import Endpoints, IdentifierKind, RestCatalog
 from pyiceberg.catalog.rest.auth import AuthManager
+from pyiceberg.catalog.rest.response import _handle_non_200_response  # pyright: ignore[reportPrivateUsage]
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -45,9 +46,11 @@ from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.table.sorting import NullOrder, SortField, SortOrder
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IcebergType
+from pyiceberg.view import View
+from pyiceberg.view.metadata import ViewVersion
 from requests.adapters import HTTPAdapter
 
 from lakehouse.errors import (
@@ -181,7 +184,7 @@ class Lake:
         return self.load_to_write(spec, rule_version)
 
     def apply(self, spec: TableSpec) -> Applied:
-        """Create the table, or evolve it to the spec: new columns (as optional), docs and properties; idempotent.
+        """Create the table, or bring it to the spec: new columns (as optional), docs, order, properties; idempotent.
 
         Raises:
             TerminalError: the change would lose or reinterpret data (a column's type or the partitioning differs).
@@ -392,6 +395,38 @@ class _Catalog(RestCatalog):
     def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
         del io, base, metadata
 
+    def replace_view(self, view: View, schema: Schema, version: ViewVersion, properties: Mapping[str, str]) -> None:
+        """Give a view another definition in one step, which the client lacks: it can only create one.
+
+        Args:
+            view: as it was loaded; the step fails when it was made anew since.
+            schema: its columns from now on.
+            version: its SQL; the summary must differ from that of every earlier version.
+            properties: what to set beside what is set.
+
+        Source: `commitView` of Iceberg's REST specification.
+        """
+        # The server takes no schema a second time, and -1 for the one that was just added.
+        known = [one.schema_id for one in view.schemas().values() if one.as_struct() == schema.as_struct()]
+        added = [] if known else [{"action": "add-schema", "schema": schema.model_dump(mode="json")}]
+        number = 1 + max(one.version_id for one in view.versions)
+        numbered = version.model_copy(update={"version_id": number, "schema_id": known[0] if known else -1})
+        change = {
+            "requirements": [{"type": "assert-view-uuid", "uuid": str(view.uuid())}],
+            "updates": [
+                *added,
+                {"action": "add-view-version", "view-version": numbered.model_dump(mode="json")},
+                {"action": "set-current-view-version", "view-version-id": -1},
+                {"action": "set-properties", "updates": dict(properties)},
+            ],
+        }
+        place = self._split_identifier_for_path(view.name(), IdentifierKind.VIEW)
+        response = self._session.post(self.url(Endpoints.load_view, **place), json=change)
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as error:
+            _handle_non_200_response(error, {409: CommitFailedException})
+
     def _create_legacy_oauth2_auth_manager(self, session: requests.Session) -> AuthManager:
         # Here, because it is given each new session and makes the first request with it.
         for scheme in ("http://", "https://"):
@@ -510,6 +545,12 @@ def _evolve(table: Table, spec: TableSpec, name: str) -> Applied:
                 elif found.doc != field.doc:
                     update.update_column(column, doc=field.doc)
                     changes.append(f"changed the description of {column}")
+        ordered_by = tuple(table.schema().find_column_name(f.source_id) for f in table.sort_order().fields)
+        if spec.sort_by and ordered_by != spec.sort_by:
+            with transaction.update_sort_order() as order:
+                for column in spec.sort_by:
+                    order.asc(column, IdentityTransform(), NullOrder.NULLS_FIRST)
+            changes.append(f"rows are sorted by {', '.join(spec.sort_by)} from now on")
         properties = {key: value for key, value in spec.table_properties.items() if key != "format-version"}
         if differing := {key: value for key, value in properties.items() if table.properties.get(key) != value}:
             transaction.set_properties(differing)

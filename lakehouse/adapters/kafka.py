@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import tenacity
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     IsolationLevel,
     KafkaError,
@@ -256,47 +255,16 @@ def read(settings: Settings, topic: str) -> Iterator[Received]:
     Joins no consumer group and commits nothing. Messages of one partition come in order of their offsets.
 
     Raises:
+        DataLossError: retention removed messages meanwhile.
         ServerUnavailableError: Kafka stopped answering.
         TerminalError: there is no such topic, or Kafka refused.
     """
-    pending = {partition: end for partition, (start, end) in offsets(settings, topic).items() if start < end}
-    if not pending:
-        return
-    consumer = Consumer(
-        _client(settings.kafka)
-        | {
-            "group.id": "lakehouse-read",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "error",
-            "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
-        },
-        logger=_client_log,
-    )
-    doing = f"read {topic}"
-    try:
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in pending])
-        deadline = time.monotonic() + 2 * REQUEST_SECONDS
-        while pending:
-            batch: list[ClientMessage] = consumer.consume(10_000, timeout=0.2)
-            if batch:
-                deadline = time.monotonic() + 2 * REQUEST_SECONDS
-            elif time.monotonic() > deadline:
-                raise _unanswered(settings.kafka, doing)
-            for message in batch:
-                received = _received(message, settings, doing)
-                partition = received.partition if received else message.partition()
-                end = pending.get(partition or 0)
-                if end is None:
-                    continue
-                if received and received.offset < end:
-                    yield received
-                if received is None or received.offset >= end - 1:
-                    del pending[received.partition if received else partition or 0]
-    except KafkaException as error:
-        raise _translated(error, settings.kafka, doing) from error
-    finally:
-        consumer.close()
+    ranges = [OffsetRange(p, start, end) for p, (start, end) in offsets(settings, topic).items() if start < end]
+    for batch in read_ranges(settings.kafka, topic, ranges):
+        for row in batch.to_pylist():
+            headers = tuple((header["key"], header["value"]) for header in row["headers"] or ())
+            millis = round(row["timestamp"].timestamp() * 1000)
+            yield Received(row["partition"], row["offset"], millis, row["key"], row["value"], headers)
 
 
 def read_ranges(settings: KafkaSettings, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[pa.RecordBatch]:
@@ -557,25 +525,6 @@ def _done(
             return False
         raise
     return True
-
-
-def _received(message: ClientMessage, settings: Settings, doing: str) -> Received | None:
-    """The message; None at the end of its partition."""
-    error = message.error()
-    if error is not None:
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public code
-            return None
-        raise _translated(KafkaException(error), settings.kafka, doing)
-    _, timestamp_millis = message.timestamp()
-    headers: Any = message.headers() or []
-    return Received(
-        message.partition() or 0,
-        message.offset() or 0,
-        timestamp_millis,
-        message.key(),  # pyright: ignore[reportArgumentType] - bytes, as no deserializer is set
-        message.value(),  # pyright: ignore[reportArgumentType]
-        tuple((name, value) for name, value in headers),
-    )
 
 
 def _code(error: KafkaException) -> int:

@@ -71,6 +71,36 @@ def configuration(settings: SparkSettings, name: str) -> dict[str, str]:
     return configured | settings.options
 
 
+def open_catalog(spark: SparkSession, settings: Settings) -> None:
+    """Let a session read and write the Iceberg tables, by the catalog's name in Trino as well."""
+    # At run time, because what a session is built with shows in the list of processes.
+    for name, value in catalog_options(settings).items():
+        spark.conf.set(name, value)
+
+
+def catalog_options(settings: Settings) -> dict[str, str]:
+    """The configuration of the Iceberg catalog in a session, secrets included.
+
+    Source: the Iceberg documentation of Spark's catalogs and of S3FileIO.
+    """
+    catalog, s3 = settings.catalog, settings.s3
+    options = {
+        "": "org.apache.iceberg.spark.SparkCatalog",
+        ".type": "rest",
+        ".uri": catalog.uri,
+        ".credential": f"{catalog.client_id}:{catalog.client_secret.get_secret_value()}",
+        ".oauth2-server-uri": f"{catalog.uri}/v1/oauth/tokens",
+        ".scope": "catalog",
+        ".io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+        ".s3.endpoint": s3.endpoint,
+        ".s3.path-style-access": "true",
+        ".s3.access-key-id": s3.access_key,
+        ".s3.secret-access-key": s3.secret_key.get_secret_value(),
+        ".client.region": s3.region,
+    }
+    return {f"spark.sql.catalog.{catalog.name}{key}": value for key, value in options.items()}
+
+
 def run_tasks(
     spark: SparkSession,
     task: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],

@@ -1,14 +1,17 @@
 """Queries on Trino, with its errors told apart by what a caller can do about them."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import requests
 from trino import dbapi, exceptions
+from trino.auth import BasicAuthentication
 
-from lakehouse.errors import LakehouseError, ServerUnavailableError, TerminalError, TransientError
-from lakehouse.settings import TrinoSettings
+from lakehouse.errors import LakehouseError, ServerUnavailableError, SettingsError, TerminalError, TransientError
+from lakehouse.settings import TrinoLogin
 
 _PASSING_ERRORS = frozenset(
     {
@@ -28,6 +31,9 @@ _PASSING_ERRORS = frozenset(
         "WORKER_RESTARTED",
     }
 )
+
+_REFUSED_LOGIN = re.compile(r"error 40[13]\b")
+"""How the client tells that the server does not know the user, or refuses what it asks for."""
 
 # The client tells at level INFO, on every import, that it will not store OAuth2 tokens; nothing here uses them.
 logging.getLogger("trino").setLevel(logging.WARNING)
@@ -51,7 +57,11 @@ def translate(error: Exception, address: str) -> LakehouseError:
             what = f"Trino at {address}: {error.error_name}: {error.message} (query {error.query_id})"
             return TransientError(what) if is_passing(error.error_type, error.error_name) else TerminalError(what)
         case exceptions.TrinoAuthError():
-            return TerminalError(f"Trino at {address} refuses the user: {error}")
+            return SettingsError(f"Trino at {address} refuses the login: {error}")
+        case exceptions.HttpError() if _REFUSED_LOGIN.match(str(error)):
+            return SettingsError(f"Trino at {address} refuses the login ({error}): see the passwords in trino.*")
+        case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return SettingsError(f"Trino at {address} has a certificate not to be trusted, see trino.ca_file: {error}")
         case exceptions.OperationalError() | exceptions.HttpError() | requests.RequestException():
             what = f"Trino at {address} does not answer: {error}"
             return ServerUnavailableError(f"{what}; is it up (`lakehouse stack status`)?")
@@ -59,13 +69,41 @@ def translate(error: Exception, address: str) -> LakehouseError:
             return TerminalError(f"Trino's client: {type(error).__name__}: {error}")
 
 
-def query(
-    settings: TrinoSettings, sql: str, parameters: Sequence[Any] = (), *, attempts: int = 3
-) -> list[tuple[Any, ...]]:
+@contextmanager
+def connection(
+    login: TrinoLogin, *, attempts: int = 3, session_properties: Mapping[str, str] | None = None
+) -> Generator[Any]:
+    """Open a DB-API connection that asks as one of Trino's users; what it raises is the client's own.
+
+    Args:
+        login: where Trino is and who asks.
+        attempts: how often a request is sent before the server counts as unavailable.
+        session_properties: by name, those of a catalog as `catalog.name`.
+    """
+    with requests.Session() as session:
+        session.trust_env = False  # neither a proxy nor REQUESTS_CA_BUNDLE of the environment is meant for Trino
+        session.verify = str(login.ca_file) if login.ca_file else True
+        auth = BasicAuthentication(login.user, login.password.get_secret_value()) if login.password else None
+        opened: Any = dbapi.connect(  # pyright: ignore[reportUnknownMemberType]
+            host=login.host,
+            port=login.port,
+            user=login.user,
+            auth=auth,
+            source="lakehouse",
+            http_scheme="https" if login.tls else "http",
+            http_session=session,
+            max_attempts=attempts,
+            session_properties=dict(session_properties or {}),
+            timezone="UTC",
+        )
+        yield opened
+
+
+def query(login: TrinoLogin, sql: str, parameters: Sequence[Any] = (), *, attempts: int = 3) -> list[tuple[Any, ...]]:
     """Run one statement and return all its rows.
 
     Args:
-        settings: where Trino is and who asks.
+        login: where Trino is and who asks.
         sql: one statement; tables are named in full, `catalog.schema.table`.
         parameters: for the statement's `?`, in order.
         attempts: how often a request is sent before the server counts as unavailable.
@@ -73,24 +111,12 @@ def query(
     Raises:
         ServerUnavailableError: Trino does not answer.
         TransientError: the query failed for a reason that may pass.
-        TerminalError: the query fails again until it or the data changes.
+        TerminalError: the query fails again until it, the data or the user's rights change.
     """
-    address = f"{settings.host}:{settings.port}"
-    with requests.Session() as session:
-        session.trust_env = False  # neither a proxy nor REQUESTS_CA_BUNDLE of the environment is meant for Trino
-        connection: Any = dbapi.connect(  # pyright: ignore[reportUnknownMemberType]
-            host=settings.host,
-            port=settings.port,
-            user=settings.user,
-            source="lakehouse",
-            http_scheme="http",
-            http_session=session,
-            max_attempts=attempts,
-            timezone="UTC",
-        )
-        try:
-            cursor = connection.cursor()
+    try:
+        with connection(login, attempts=attempts) as opened:
+            cursor = opened.cursor()
             cursor.execute(sql, list(parameters) or None)
             return [tuple(row) for row in cursor.fetchall()]
-        except (exceptions.Error, exceptions.HttpError, requests.RequestException) as error:
-            raise translate(error, address) from error
+    except (exceptions.Error, exceptions.HttpError, requests.RequestException) as error:
+        raise translate(error, f"{login.host}:{login.port}") from error

@@ -15,7 +15,7 @@ from lakehouse.adapters.airflow import Airflow, Run, Task
 from lakehouse.audit import AuditReport, audit
 from lakehouse.cli.output import answers, errors, print_table
 from lakehouse.cli.pipeline import show_audit
-from lakehouse.cli.query import trino_cli
+from lakehouse.cli.query import cli_environment, trino_cli
 from lakehouse.cli.stack import Profile, bring_up
 from lakehouse.errors import TerminalError
 from lakehouse.settings import PROJECT_ROOT, Settings
@@ -103,7 +103,7 @@ def _show(settings: Settings, report: AuditReport) -> None:
     lake, prefix = settings.catalog.name, settings.prefix
     answers.print(Rule("Result", align="left", style="blue"), width=80)
     reasons = trino.query(
-        settings.trino,
+        settings.trino_as("ingest"),
         f"SELECT reason, count(*) FROM {lake}.{prefix}quarantine.user_actions GROUP BY reason ORDER BY 2 DESC, 1",
     )
     print_table(["quarantined because", "messages"], reasons)
@@ -112,8 +112,8 @@ def _show(settings: Settings, report: AuditReport) -> None:
         "SELECT event_date, event_name, sum(event_count) AS events, count(*) AS platforms "
         "FROM fct_events_daily GROUP BY event_date, event_name ORDER BY event_date DESC, events DESC LIMIT 12"
     )
-    command = trino_cli(settings, "--execute", statement, "--output-format", "ALIGNED")
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    command = trino_cli(settings, "analyst", "--execute", statement, "--output-format", "ALIGNED")
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=cli_environment(settings, "analyst"))
     answers.print("\nThe ledger, from Kafka's offsets to the daily aggregate (`lakehouse audit`):\n")
     show_audit(report)
     messages = sum((row.end_offset or row.position) - row.first_offset for row in report.ledger)
@@ -130,11 +130,11 @@ def _show(settings: Settings, report: AuditReport) -> None:
 
 
 def _show_ways_in(settings: Settings) -> None:
-    airflow, postgres, trino_address = settings.airflow, settings.postgres, settings.trino
+    airflow, postgres = settings.airflow, settings.postgres
     secrets = f"secret in {_relative(settings.credentials_file)}"
     rows = [
         ("Airflow", airflow.url, f"{airflow.user} / {airflow.password.get_secret_value()}"),
-        ("Trino", f"http://{trino_address.host}:{trino_address.port}", "any name, no password"),
+        ("Trino", settings.trino_as("analyst").url, f"analyst, {secrets}"),
         ("Trino CLI", ".venv/bin/lakehouse sql", ""),
         ("dbt docs", "make docs", ""),
         ("MinIO", _console(settings), f"{settings.s3.access_key}, {secrets}"),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import demo, pipeline, quarantine, query, stack
+from lakehouse.cli import demo, pipeline, quarantine, queries, query, stack
 from lakehouse.cli.output import errors
 from lakehouse.errors import LakehouseError
 
@@ -24,6 +24,7 @@ app.add_typer(pipeline.tables_app, name="tables")
 app.add_typer(pipeline.ingest_app, name="ingest")
 app.add_typer(pipeline.transform_app, name="transform")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(queries.app, name="queries")
 app.command("produce")(pipeline.produce)
 app.command("audit")(pipeline.audit)
 app.command("demo")(demo.demo)

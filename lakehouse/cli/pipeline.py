@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lakehouse import audit as auditing
-from lakehouse import ingest, transform
+from lakehouse import ingest, publish, transform
 from lakehouse import produce as producing
 from lakehouse.accept_loss import accept_loss
 from lakehouse.adapters.catalog import Lake
@@ -130,19 +130,61 @@ def _show_ingest(result: ingest.IngestResult, output: Format) -> None:
 
 @transform_app.command("run")
 def transform_run(
-    select: Annotated[str | None, typer.Option(help="dbt selection, for example `fct_events_daily+`.")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="dbt selection; `+fct_events_daily` takes in what the mart stands on.")
+    ] = None,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Build incremental models anew.")] = False,
+    withdraw_gone: Annotated[
+        bool, typer.Option("--withdraw-gone", help="Drop marts that the project has no more, with their data.")
+    ] = False,
     output: Output = Format.TEXT,
 ) -> None:
-    """Build the models and run their tests.
+    """Build the models, run their tests, and publish the marts when nothing failed.
 
-    Example: `lakehouse transform run --select marts`
+    When a model or a test fails, nothing is published: readers keep the marts as they were, and the error says so.
+
+    Example: `lakehouse transform run --select +fct_events_daily`
     """
-    result = transform.build(get_settings(), select, full_refresh, report=lambda line: errors.print(line, markup=False))
+    result = transform.build(
+        get_settings(),
+        select,
+        full_refresh,
+        withdraw_gone=withdraw_gone,
+        report=lambda line: errors.print(line, markup=False),
+    )
+    if result.gone and not withdraw_gone:
+        told = f"no model of the project, and still in the catalog: {', '.join(result.gone)}"
+        errors.print(f"{told}; `lakehouse transform run --withdraw-gone` drops them")
     if output is Format.JSON:
         print_json(asdict(result))
     else:
         answers.print(f"{result.models} models built, {result.tests} tests passed in {result.seconds:.1f} s")
+        news = ", ".join(result.published)
+        answers.print(f"published: {news}" if news else "the published marts are as they were")
+
+
+@transform_app.command("status")
+def transform_status(output: Output = Format.TEXT) -> None:
+    """Show what readers see of each mart and since when, what waits to be published, and what failed last.
+
+    Example: `lakehouse transform status --output json`
+    """
+    settings = get_settings()
+    marts, last = publish.status(settings), transform.last_build(settings)
+    if output is Format.JSON:
+        print_json({"marts": [asdict(mart) for mart in marts], "last_build": asdict(last) if last else None})
+        return
+    rows = [
+        (m.mart, _when(m.published_at), m.snapshot_id and str(m.snapshot_id), m.rows, _when(m.waits_since))
+        for m in marts
+    ]
+    print_table(["mart", "published at", "version", "rows", "not published since"], rows)
+    if last is not None:
+        answers.print(f"last build: {_when(last.ended_at)}, {transform.describe(last.failed)}", markup=False)
+
+
+def _when(moment: datetime | None) -> str | None:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else None
 
 
 def produce(
@@ -234,6 +276,6 @@ def show_audit(report: auditing.AuditReport) -> None:
     )
     if report.gaps:
         print_table(["gap", "where", "rows", "what"], [(g.kind, g.where, g.rows, g.detail) for g in report.gaps])
-    aggregated = "not built yet" if report.aggregated_rows is None else f"{report.aggregated_rows:,} events"
+    aggregated = "not published yet" if report.aggregated_rows is None else f"{report.aggregated_rows:,} events"
     answers.print(f"daily aggregate: {aggregated}, {report.unaggregated_rows:,} wait for the next build")
     answers.print("nothing is lost or doubled" if report.ok else f"{len(report.gaps)} gaps", style="bold")

@@ -1,16 +1,20 @@
 """The secrets of the local stack: generated at the first start, kept in one file that only its owner reads."""
 
-import os
 import secrets
 from base64 import urlsafe_b64encode
 
 from lakehouse.errors import StackError
 from lakehouse.settings import Settings
+from lakehouse.stack import private
 
 _GENERATED = (
     "LAKEHOUSE_S3__SECRET_KEY",
     "LAKEHOUSE_CATALOG__CLIENT_SECRET",
     "LAKEHOUSE_POSTGRES__PASSWORD",
+    "LAKEHOUSE_TRINO__ADMIN_PASSWORD",
+    "LAKEHOUSE_TRINO__INGEST_PASSWORD",
+    "LAKEHOUSE_TRINO__TRANSFORM_PASSWORD",
+    "LAKEHOUSE_TRINO__ANALYST_PASSWORD",
     "LAKEHOUSE_STACK__S3_ROOT_PASSWORD",
     "LAKEHOUSE_STACK__POSTGRES_SUPERUSER_PASSWORD",
     "LAKEHOUSE_STACK__AIRFLOW_JWT_SECRET",
@@ -42,13 +46,7 @@ def ensure(settings: Settings) -> bool:
     if not lines:
         return False
     settings.home.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("".join(f"{line}\n" for line in [*present.splitlines(), *lines]))
-        file.flush()
-        os.fsync(file.fileno())  # a rename may outlive a power cut that the content does not
-    draft.replace(path)
+    private.write(path, "".join(f"{line}\n" for line in [*present.splitlines(), *lines]).encode())
     return True
 
 

@@ -13,6 +13,7 @@ from lakehouse.stack import artifacts
 from lakehouse.stack.server import Server
 
 MESSAGE_MAX_BYTES = 64 * 1024 * 1024
+_QUERIES_CONFIG = {"retention.ms": str(30 * 24 * 3600 * 1000)}  # statements may name users, and the table keeps them
 
 _LOGGING = """\
 status = error
@@ -53,6 +54,7 @@ def server(settings: Settings) -> Server:
 def _create_topics(settings: Settings) -> None:
     for topic in settings.user_actions_topics:
         create_topic(settings, topic, settings.kafka.user_actions_partitions)
+    create_topic(settings, settings.kafka.trino_queries_topic, 1, _QUERIES_CONFIG)
 
 
 def _prepare(conf: Path, data: Path, host: str, port: int, java: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Trino, the SQL engine, on one machine.
 
 The configuration in `trino/etc` holds no secret and nothing that differs between places:
-Trino reads those from its environment (`${ENV:NAME}`), here and in compose alike, so nothing is rendered.
+Trino reads those from its environment (`${ENV:NAME}`), here and in compose alike.
+Two files are made for this machine alone: the certificate and the hashes of the passwords.
 """
 
 import gzip
@@ -10,47 +11,37 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, get_args
 
 from lakehouse.adapters import trino
 from lakehouse.errors import ServerUnavailableError, StackError
-from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.stack import artifacts
+from lakehouse.settings import PROJECT_ROOT, Settings, TrinoRole
+from lakehouse.stack import artifacts, certificates, password_file
 from lakehouse.stack.server import Server
 
 CONFIGURATION = PROJECT_ROOT / "trino" / "etc"
-PLUGINS = frozenset(
-    {
-        "geospatial",  # the postgresql plugin does not start without it
-        "iceberg",
-        "jmx",
-        "memory",
-        "password-authenticators",
-        "postgresql",
-        "tpch",
-    }
-)
-"""The plugins kept of the sixty the server comes with; with the libraries they take 400 MB."""
+PLUGINS = frozenset(artifacts.TRINO_PLUGINS)
 CATALOGS = frozenset({"app", "lake"})
 
 
 def server(settings: Settings) -> Server:
     """Describe the Trino server: one node that coordinates and works."""
-    host, port = settings.trino.host, settings.trino.port
     data = settings.home / "data" / "trino"
     return Server(
         name="trino",
         profile="core",
         version=artifacts.TRINO_VERSION,
-        port=port,
-        url=f"http://{host}:{port}",
+        port=settings.trino.port,
+        url=settings.trino_as("admin").url,
         command=_command(settings),
         environment=_environment(settings, data),
         directory=data,
-        after=("catalog", "minio", "postgres"),
-        prepare=lambda: _empty(data / "tmp"),
+        after=("catalog", "kafka", "minio", "postgres"),  # Kafka takes its history, but only if it is there first
+        prepare=lambda: _prepare(settings, data),
         probe=lambda: _probe(settings),
+        settle=lambda: _know_users(settings),
         start_seconds=180,
         stop_seconds=30,
         memory_bytes=1_500_000_000,
@@ -71,10 +62,29 @@ def _command(settings: Settings) -> tuple[str, ...]:
     )
 
 
-def _empty(directory: Path) -> None:
-    """Start with no temporary files: a killed server leaves the native libraries it unpacked."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+def _prepare(settings: Settings, data: Path) -> None:
+    # A killed server leaves the native libraries that it unpacked among its temporary files.
+    shutil.rmtree(data / "tmp", ignore_errors=True)
+    (data / "tmp").mkdir(parents=True)
+    etc = data / "etc"  # where Trino looks for the resource groups, and nowhere else
+    etc.unlink(missing_ok=True)
+    etc.symlink_to(CONFIGURATION)
+    # Before a start alone: a server that runs goes on trusting the authority that it started with.
+    certificates.ensure(settings.own_ca_file.parent, datetime.now(UTC))
+    _know_users(settings)
+
+
+def _know_users(settings: Settings) -> None:
+    """Have the file with the users' hashes up to date; a server that runs takes it up within seconds."""
+    roles: tuple[TrinoRole, ...] = get_args(TrinoRole)
+    logins = {role: settings.trino_as(role).password for role in roles}
+    password_file.ensure(
+        _password_file(settings), {role: password.get_secret_value() for role, password in logins.items() if password}
+    )
+
+
+def _password_file(settings: Settings) -> Path:
+    return settings.home / "conf" / "trino" / "passwords"
 
 
 def _lines(path: Path) -> list[str]:
@@ -82,10 +92,16 @@ def _lines(path: Path) -> list[str]:
 
 
 def _environment(settings: Settings, data: Path) -> dict[str, str]:
+    address = "127.0.0.1" if settings.trino.host == "localhost" else settings.trino.host  # nodes go by addresses
     return {
-        "TRINO_ADDRESS": settings.trino.host,
-        "TRINO_BIND_ADDRESS": settings.trino.host,
+        "TRINO_ADDRESS": address,
+        "TRINO_BIND_ADDRESS": address,
         "TRINO_PORT": str(settings.trino.port),
+        "TRINO_KEYSTORE": str(settings.own_ca_file.with_name("server.pem")),
+        "TRINO_TRUSTSTORE": str(settings.own_ca_file),
+        "TRINO_PASSWORD_FILE": str(_password_file(settings)),
+        "TRINO_QUERIES_TOPIC": settings.kafka.trino_queries_topic,
+        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "TRINO_SHARED_SECRET": settings.stack.trino_shared_secret.get_secret_value(),
         "TRINO_CONFIG_DIRECTORY": str(CONFIGURATION),
         "TRINO_DATA_DIRECTORY": str(data),
@@ -107,13 +123,14 @@ def _environment(settings: Settings, data: Path) -> dict[str, str]:
 
 def _probe(settings: Settings) -> None:
     """Ask both catalogs for their schemas: the server says it has started before its catalogs can answer."""
-    present = {name for (name,) in trino.query(settings.trino, "SHOW CATALOGS", attempts=1)}
+    login = settings.trino_as("admin")
+    present = {name for (name,) in trino.query(login, "SHOW CATALOGS", attempts=1)}
     if missing := CATALOGS - present:
         raise ServerUnavailableError(
             f"Trino has no catalog {', '.join(sorted(missing))}; see `lakehouse stack logs trino`"
         )
     for catalog in sorted(CATALOGS):
-        trino.query(settings.trino, f"SHOW SCHEMAS FROM {catalog}", attempts=1)
+        trino.query(login, f"SHOW SCHEMAS FROM {catalog}", attempts=1)
 
 
 class ExtractionPlan(NamedTuple):

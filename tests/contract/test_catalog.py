@@ -183,9 +183,10 @@ def test_applying_creates_and_a_second_time_changes_nothing(environment: Setting
     assert [(a.table, a.outcome) for a in map(lake.apply, ALL)] == [
         (f"{environment.prefix}events.user_actions", "created"),
         (f"{environment.prefix}quarantine.user_actions", "created"),
+        (f"{environment.prefix}ops.query_history", "created"),
     ]
     again = [lake.apply(spec) for spec in ALL]
-    assert [(a.outcome, a.changes) for a in again] == [("unchanged", ())] * 2
+    assert [(a.outcome, a.changes) for a in again] == [("unchanged", ())] * 3
 
 
 def test_a_table_is_made_as_its_spec_says(environment: Settings) -> None:
@@ -244,6 +245,18 @@ def test_a_new_column_doc_and_property_reach_a_table_with_rows(environment: Sett
     append(lake, write(environment, lake, 2), {0: 1}, {0: 2})
     rows = lake.load(SPEC).scan(selected_fields=("n", "weight")).to_arrow().sort_by("n")
     assert rows.to_pylist() == [{"n": 1, "weight": None}, {"n": 2, "weight": None}]
+
+
+def test_another_order_of_rows_holds_from_then_on(environment: Settings, lake: Lake) -> None:
+    append(lake, write(environment, lake, 1), {}, {0: 1})
+    for order in (("secret", "n"), ("n",)):
+        applied = lake.apply(replace(SPEC, sort_by=order))
+        assert applied.changes == (f"rows are sorted by {', '.join(order)} from now on",)
+        assert lake.apply(replace(SPEC, sort_by=order)).outcome == "unchanged"
+        table = lake.load(SPEC)
+        assert tuple(table.schema().find_column_name(field.source_id) for field in table.sort_order().fields) == order
+        assert {str(field.null_order) for field in table.sort_order().fields} <= {"NULLS FIRST"}
+    assert numbers_in(lake) == [1]
 
 
 @pytest.mark.parametrize("kind", [pa.int32(), pa.string(), pa.list_(pa.int64())], ids=str)

@@ -36,42 +36,47 @@ def publish(settings: Settings, lake: str, *events: tuple[str, str, str, str, in
         f"'user-actions', 0, {offset}, TIMESTAMP '{date} {time} UTC', {ingested_at}, NULL)"
         for time, date, name, user, offset in events
     )
-    trino.query(settings.trino, f"INSERT INTO {lake}events.user_actions VALUES {rows}")
+    trino.query(settings.trino_as("admin"), f"INSERT INTO {lake}events.user_actions VALUES {rows}")
 
 
 def daily(settings: Settings, lake: str) -> list[tuple[object, ...]]:
     columns = "CAST(event_date AS varchar), event_name, event_count, user_count"
-    return trino.query(settings.trino, f"SELECT {columns} FROM {lake}marts.fct_events_daily ORDER BY 1, 2")
+    mart = f"{lake}marts.fct_events_daily"
+    return trino.query(settings.trino_as("analyst"), f"SELECT {columns} FROM {mart} ORDER BY 1, 2")
 
 
 def snapshots(settings: Settings, lake: str) -> int:
-    ((count,),) = trino.query(settings.trino, f'SELECT count(*) FROM {lake}marts."fct_events_daily$snapshots"')
+    ((count,),) = trino.query(
+        settings.trino_as("transform"), f'SELECT count(*) FROM {lake}build."fct_events_daily$snapshots"'
+    )
     return count
 
 
 def test_values_come_back_with_their_types(environment: Settings) -> None:
     sql = "SELECT ?, TIMESTAMP '2026-11-20 12:00:00.123456 UTC', DATE '2026-11-20', CAST(NULL AS bigint), 1.5E0"
     noon = dt.datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=dt.UTC)
-    assert trino.query(environment.trino, sql, ["it's"]) == [("it's", noon, dt.date(2026, 11, 20), None, 1.5)]
+    assert trino.query(environment.trino_as("admin"), sql, ["it's"]) == [
+        ("it's", noon, dt.date(2026, 11, 20), None, 1.5)
+    ]
 
 
 def test_a_wrong_query_is_not_worth_a_retry(environment: Settings) -> None:
     with pytest.raises(TerminalError, match="COLUMN_NOT_FOUND"):
-        trino.query(environment.trino, "SELECT absent FROM (VALUES 1) AS t (n)")
+        trino.query(environment.trino_as("admin"), "SELECT absent FROM (VALUES 1) AS t (n)")
 
 
 def test_both_catalogs_answer(environment: Settings) -> None:
     for catalog in (environment.catalog.name, "app"):
-        schemas = {name for (name,) in trino.query(environment.trino, f"SHOW SCHEMAS FROM {catalog}")}
+        schemas = {name for (name,) in trino.query(environment.trino_as("admin"), f"SHOW SCHEMAS FROM {catalog}")}
         assert "information_schema" in schemas
 
 
 def test_a_replaced_table_keeps_its_history_so_readers_see_no_gap(environment: Settings, lake: str) -> None:
     table = f"{lake}events.replaced"
-    trino.query(environment.trino, f"CREATE TABLE {table} AS SELECT 1 AS n")
-    trino.query(environment.trino, f"CREATE OR REPLACE TABLE {table} AS SELECT 2 AS n")
-    assert trino.query(environment.trino, f"SELECT n FROM {table}") == [(2,)]
-    ((kept,),) = trino.query(environment.trino, f'SELECT count(*) FROM {lake}events."replaced$snapshots"')
+    trino.query(environment.trino_as("admin"), f"CREATE TABLE {table} AS SELECT 1 AS n")
+    trino.query(environment.trino_as("admin"), f"CREATE OR REPLACE TABLE {table} AS SELECT 2 AS n")
+    assert trino.query(environment.trino_as("admin"), f"SELECT n FROM {table}") == [(2,)]
+    ((kept,),) = trino.query(environment.trino_as("admin"), f'SELECT count(*) FROM {lake}events."replaced$snapshots"')
     assert kept == 2
 
 
@@ -79,26 +84,34 @@ def test_models_build_from_nothing_and_a_second_build_writes_nothing(environment
     first_day = [("08:00:00", "2026-11-18", "view", "u1", 0), ("09:00:00", "2026-11-18", "view", "u1", 1)]
     publish(environment, lake, *first_day, ("10:00:00", "2026-11-19", "buy", "u2", 2))
     trino.query(
-        environment.trino,
+        environment.trino_as("admin"),
         f"INSERT INTO {lake}quarantine.user_actions (reason, message, kafka_topic, kafka_partition, kafka_offset, "
         "kafka_timestamp, rule_version, ingested_at, ingested_date) "
         f"VALUES ('not_json', 'no JSON', 'user-actions', 0, 3, {NOON}, 1, {NOON}, DATE '2026-11-20')",
     )
 
     built = transform.build(environment, unit_tests=True)
-    assert built.models == 5
-    assert built.tests == 14
-    assert (built.passed, built.skipped, built.failed) == (19, 0, ())
+    assert built.models == len(list(transform.PROJECT.glob("models/**/*.sql")))
+    assert built.tests > built.models
+    assert (built.passed, built.skipped, built.failed) == (built.models + built.tests, 0, ())
+    assert sorted(built.published) == sorted(path.stem for path in transform.PROJECT.glob("models/marts/**/*.sql"))
     assert daily(environment, lake) == [("2026-11-18", "view", 2, 1), ("2026-11-19", "buy", 1, 1)]
     quality = f"SELECT outcome, reason, message_count, message_ratio FROM {lake}marts.fct_data_quality_daily"
-    assert sorted(trino.query(environment.trino, quality)) == [
+    assert sorted(trino.query(environment.trino_as("admin"), quality)) == [
         ("published", "none", 3, 0.75),
         ("quarantined", "not_json", 1, 0.25),
     ]
 
     before = snapshots(environment, lake)
-    transform.build(environment)
+    assert transform.build(environment).published == ()
     assert snapshots(environment, lake) == before
+
+    others = (
+        f"SELECT table_schema, table_name, column_name, data_type FROM {environment.catalog.name}"
+        f".information_schema.columns WHERE table_schema LIKE '{environment.prefix.replace('_', '!_')}%' ESCAPE '!' "
+        "AND data_type LIKE 'timestamp%' AND data_type <> 'timestamp(6) with time zone'"
+    )
+    assert trino.query(environment.trino_as("admin"), others) == []
 
     page = transform.generate_docs(environment)
     catalog = json.loads(page.with_name("catalog.json").read_text())["nodes"]
@@ -118,7 +131,7 @@ def test_late_events_and_vanished_groups_change_their_own_day_in_one_commit(envi
     transform.build(environment, select="+fct_events_daily")
     before = snapshots(environment, lake)
 
-    trino.query(environment.trino, f"DELETE FROM {lake}events.user_actions WHERE event_name = 'buy'")
+    trino.query(environment.trino_as("admin"), f"DELETE FROM {lake}events.user_actions WHERE event_name = 'buy'")
     publish(environment, lake, ("11:00:00", "2026-11-18", "view", "u3", 3), ingested_at=LATER)
     transform.build(environment, select="fct_events_daily")
 

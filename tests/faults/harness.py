@@ -14,16 +14,15 @@ from pathlib import Path
 
 import psutil
 from pyarrow import parquet
-from trino import dbapi
 
 from lakehouse import ingest
-from lakehouse.adapters import kafka
+from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
 from lakehouse.events import RULE_VERSION
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from lakehouse.tables import INGESTED, USER_ACTIONS, USER_ACTIONS_QUARANTINE
 from tests.shops import bad, good, open_shop, wait_until
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
@@ -148,12 +147,13 @@ class Shop:
 
     def committed_rows(self) -> int:
         """Rows that are in either table now."""
-        counted = [entry.summary for entry in (Lake(self.settings).load(s).current_snapshot() for s in ALL) if entry]
+        lake = Lake(self.settings)
+        counted = [entry.summary for entry in (lake.load(spec).current_snapshot() for spec in INGESTED) if entry]
         return sum(int(s.additional_properties["total-records"]) for s in counted if s)
 
     def compact_and_expire(self) -> None:
         """Rewrite the small files of both tables and forget every snapshot but the newest, with its files."""
-        for spec in ALL:
+        for spec in INGESTED:
             table = f'{self.settings.catalog.name}."{self.settings.prefix}{spec.namespace}".{spec.name}'
             self._maintain(f"ALTER TABLE {table} EXECUTE optimize")
             self._maintain(f"ALTER TABLE {table} EXECUTE expire_snapshots(retention_threshold => '0s')")
@@ -161,7 +161,7 @@ class Shop:
 
     def commit_nothing(self) -> None:
         """Add an empty snapshot to both tables, as any other writer might."""
-        for spec in ALL:
+        for spec in INGESTED:
             with (
                 Lake(self.settings).load(spec).transaction() as transaction,
                 transaction.update_snapshot().fast_append(),
@@ -169,11 +169,9 @@ class Shop:
                 pass
 
     def _maintain(self, sql: str) -> None:
-        trino = self.settings.trino
         session = {f"{self.settings.catalog.name}.expire_snapshots_min_retention": "0s"}
-        connection = dbapi.connect(host=trino.host, port=trino.port, user="admin", session_properties=session)
-        connection.cursor().execute(sql).fetchall()
-        connection.close()
+        with trino.connection(self.settings.trino_as("admin"), session_properties=session) as connection:
+            connection.cursor().execute(sql).fetchall()
 
     def assert_settled(self) -> None:
         """Prove that every message is in one table, once, in a file that can be read, and that the audit says so."""
@@ -181,7 +179,7 @@ class Shop:
         available = kafka.offsets(self.settings, self.settings.user_actions_topic)
         coordinates: Counter[tuple[int, int]] = Counter()
         rows: dict[str, int] = {}
-        for spec in ALL:
+        for spec in INGESTED:
             table = lake.load(spec)
             for file in table.inspect.all_data_files().to_pylist():  # those of older snapshots too
                 with table.io.new_input(file["file_path"]).open() as stream:
@@ -218,7 +216,7 @@ def opened(settings: Settings, environment: Mapping[str, str]) -> Generator[Shop
         environment: the variables with which a process reads the same settings.
     """
     open_shop(settings, PARTITIONS)
-    for spec in ALL:
+    for spec in INGESTED:
         Lake(settings).load_to_write(spec, RULE_VERSION)  # a commit of its own, which the tests need not count
     own = {"LAKEHOUSE_PREFIX": settings.prefix, "LAKEHOUSE_HOME": str(settings.home)}
     shop = Shop(settings, dict(environment) | own)

@@ -3,7 +3,7 @@
 import pytest
 
 from lakehouse.adapters.catalog import Lake
-from lakehouse.tables import ALL
+from lakehouse.tables import INGESTED
 from tests.faults.harness import Shop
 from tests.shops import wait_until
 
@@ -72,4 +72,4 @@ def test_workers_that_draw_the_names_of_older_files_overwrite_none(shop: Shop) -
 
 def _files(shop: Shop) -> set[str]:
     lake = Lake(shop.settings)
-    return {f["file_path"] for spec in ALL for f in lake.load(spec).inspect.data_files().to_pylist()}
+    return {f["file_path"] for spec in INGESTED for f in lake.load(spec).inspect.data_files().to_pylist()}

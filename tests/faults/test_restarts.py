@@ -3,14 +3,19 @@
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from lakehouse.adapters import kafka
+from lakehouse import query_history
+from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.catalog import Lake
+from lakehouse.errors import LakehouseError
 from lakehouse.settings import load_settings
 from lakehouse.stack import artifacts
+from lakehouse.stack.launch import NAME_MARK
+from lakehouse.tables import QUERY_HISTORY
 from tests.faults.harness import Shop, opened
 from tests.shops import wait_until
 from tests.stacks import Stack, own_stack
@@ -80,3 +85,42 @@ def test_a_follower_outlives_every_server(servers: Stack, shop: Shop) -> None:
     follower.process.terminate()
     follower.ends(0)
     shop.assert_settled()
+
+
+def test_trino_answers_while_kafka_hangs_and_tells_its_queries_afterwards(servers: Stack, shop: Shop) -> None:
+    settings, mark = shop.settings, secrets.token_hex(8)
+
+    def told() -> int:
+        query_history.collect(settings)
+        return Lake(settings).load(QUERY_HISTORY).scan(f"query = 'SELECT 1 /* {mark} */'").count()
+
+    pid = servers.status()["kafka"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        for _ in range(20):
+            trino.query(settings.trino_as("analyst"), f"SELECT 1 /* {mark} */")
+        assert time.monotonic() - started < 20
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    servers.wait_until_healthy()
+    wait_until(lambda: told() == 20, "Trino tells them once Kafka answers")
+
+
+def test_trino_starts_and_answers_without_kafka(servers: Stack, shop: Shop) -> None:
+    pid = servers.status()["kafka"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        (server,) = [p for p in servers.processes() if p.environ().get(NAME_MARK) == "trino"]
+        server.kill()
+
+        def answers() -> bool:
+            try:
+                return trino.query(shop.settings.trino_as("analyst"), "SELECT 1", attempts=1) == [(1,)]
+            except LakehouseError:
+                return False
+
+        wait_until(answers, "Trino comes back without Kafka")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    servers.wait_until_healthy()

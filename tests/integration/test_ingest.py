@@ -134,14 +134,13 @@ def test_good_and_bad_messages_are_counted_and_a_second_run_adds_nothing(shop: S
     assert_every_offset_is_in_one_table_once(shop)
 
     catalog, prefix = shop.catalog.name, shop.prefix
-    assert (
-        trino.query(
-            shop.trino, f'select user_id, kafka_partition, kafka_offset from {catalog}."{prefix}events".user_actions'
-        ).sort()
-        == held(shop, USER_ACTIONS, "user_id", "kafka_partition", "kafka_offset").sort()
+    found = trino.query(
+        shop.trino_as("admin"),
+        f'select user_id, kafka_partition, kafka_offset from {catalog}."{prefix}events".user_actions',
     )
+    assert sorted(found) == held(shop, USER_ACTIONS, "user_id", "kafka_partition", "kafka_offset")
     assert trino.query(
-        shop.trino,
+        shop.trino_as("admin"),
         f'select reason, raw, kafka_headers is null from {catalog}."{prefix}quarantine".user_actions order by 1, 2',
     ) == [("not_json", b"bad 0", True), ("not_json", b"bad 1", True), ("tombstone", None, True)]
 

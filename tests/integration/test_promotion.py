@@ -150,7 +150,7 @@ def test_a_field_becomes_a_column_and_rows_of_every_age_are_readable(shop: Setti
     built = run(changed_project, shop, "transform", "run")
     assert built["failed"] == []
     model = f'{shop.catalog.name}."{shop.prefix}staging".stg_events__user_actions'
-    assert sorted(trino.query(shop.trino, f"select user_id, color, price from {model}")) == [
+    assert sorted(trino.query(shop.trino_as("admin"), f"select user_id, color, price from {model}")) == [
         ("between", "green", 5.0),
         ("late", "grey", -1.0),
         ("new-blue", "blue", 100.0),
@@ -176,7 +176,7 @@ def test_the_models_read_an_old_row_as_ingest_would_have(stack: Settings, name: 
     )
     values = ", ".join(f"({place}, '{text.replace(chr(39), chr(39) * 2)}')" for place, text in enumerate(kept))
     rows = trino.query(
-        stack.trino,
+        stack.trino_as("admin"),
         f"select {expression.render(null=NULL[name], path=path, name=name)} "
         f"from (values {values}) as rows (place, unknown_fields) order by place",
     )
@@ -198,7 +198,9 @@ def test_a_value_of_the_column_wins_over_the_unknown_field(stack: Settings) -> N
         macro + "{{ promoted('color', 'color', 'varchar') }}"
     )
     rows = """(values ('blue', '{"color":"red"}'), (null, '{"color":"red"}'), ('blue', null), (null, null))"""
-    assert trino.query(stack.trino, f"select {expression.render()} from {rows} as rows (color, unknown_fields)") == [
+    assert trino.query(
+        stack.trino_as("admin"), f"select {expression.render()} from {rows} as rows (color, unknown_fields)"
+    ) == [
         ("blue",),
         ("red",),
         ("blue",),

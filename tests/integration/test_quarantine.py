@@ -240,7 +240,7 @@ def test_a_quarantine_that_holds_an_offset_twice_is_not_replayed(shelf: Settings
             quarantine.replay(shelf)
     finally:
         name = f"lake.{shelf.prefix}quarantine.user_actions"
-        trino.query(shelf.trino, f"ALTER TABLE {name} EXECUTE rollback_to_snapshot({kept})")
+        trino.query(shelf.trino_as("admin"), f"ALTER TABLE {name} EXECUTE rollback_to_snapshot({kept})")
     assert snapshots(shelf) == before
 
 
@@ -310,10 +310,11 @@ def test_a_replay_beside_a_running_ingest_disturbs_neither_and_the_mart_counts_a
     transform.build(settings)
     mart = f"lake.{settings.prefix}marts"
     assert trino.query(
-        settings.trino, f"SELECT CAST(event_date AS varchar), event_count FROM {mart}.fct_events_daily ORDER BY 1"
+        settings.trino_as("admin"),
+        f"SELECT CAST(event_date AS varchar), event_count FROM {mart}.fct_events_daily ORDER BY 1",
     ) == [("2023-10-22", 1), ("2023-10-23", 4), ("2023-10-24", 1)]
     assert trino.query(
-        settings.trino,
+        settings.trino_as("admin"),
         f"SELECT outcome, reason, CAST(sum(message_count) AS bigint) FROM {mart}.fct_data_quality_daily "
         "GROUP BY outcome, reason ORDER BY outcome, reason",
     ) == [

@@ -127,11 +127,11 @@ def test_every_message_becomes_one_row_of_one_table(session: SparkSession, stack
 
     first_day = read(stack, files[EVENTS, "/events/data/event_date=2023-10-23"].file)
     assert first_day.select(["event_name", "user_id", "kafka_partition", "kafka_offset"]).to_pylist() == [
-        {"event_name": "click", "user_id": "user_c", "kafka_partition": 0, "kafka_offset": 15},
         {"event_name": "view", "user_id": "user_a", "kafka_partition": 0, "kafka_offset": 11},
         {"event_name": "view", "user_id": "user_b", "kafka_partition": 0, "kafka_offset": 10},
+        {"event_name": "click", "user_id": "user_c", "kafka_partition": 0, "kafka_offset": 15},
     ]
-    assert first_day.slice(1, 1).to_pylist() == [
+    assert first_day.slice(0, 1).to_pylist() == [
         {
             "event_datetime": datetime(2023, 10, 23, 12, 34, 56, 789_000, tzinfo=UTC),
             "event_date": date(2023, 10, 23),

@@ -108,3 +108,36 @@ def test_one_run_reads_the_settings_once(monkeypatch: pytest.MonkeyPatch) -> Non
     first = get_settings()
     monkeypatch.setenv("LAKEHOUSE_TRINO__PORT", "1")
     assert get_settings() is first
+
+
+def test_each_user_of_trino_has_a_password_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TRINO__ANALYST_PASSWORD", "for the analyst")
+    monkeypatch.setenv("LAKEHOUSE_TRINO__ADMIN_PASSWORD", "for the admin")
+    settings = load_settings()
+    logins = [settings.trino_as(role) for role in ("analyst", "admin")]
+    assert [(login.user, login.password and login.password.get_secret_value()) for login in logins] == [
+        ("analyst", "for the analyst"),
+        ("admin", "for the admin"),
+    ]
+    assert "for the" not in repr(logins)
+    assert logins[0].url == "https://127.0.0.1:18080"
+
+
+def test_without_tls_no_password_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TRINO__TLS", "false")
+    monkeypatch.setenv("LAKEHOUSE_TRINO__HOST", "trino")
+    monkeypatch.setenv("LAKEHOUSE_TRINO__PORT", "8080")
+    monkeypatch.setenv("LAKEHOUSE_TRINO__ANALYST_PASSWORD", "secret")
+    login = load_settings().trino_as("analyst")
+    assert (login.url, login.user, login.password) == ("http://trino:8080", "analyst", None)
+
+
+def test_trino_is_trusted_by_the_authority_of_this_machine_unless_another_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_settings().trino_as("admin").ca_file is None
+    (tmp_path / "tls").mkdir()
+    (tmp_path / "tls" / "ca.pem").touch()
+    assert load_settings().trino_as("admin").ca_file == tmp_path / "tls" / "ca.pem"
+    monkeypatch.setenv("LAKEHOUSE_TRINO__CA_FILE", "/company/ca.pem")
+    assert load_settings().trino_as("admin").ca_file == Path("/company/ca.pem")

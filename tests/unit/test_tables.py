@@ -29,7 +29,7 @@ def test_user_actions_has_the_columns_of_its_contract() -> None:
         ("ingested_at", TIME, True),
         ("replayed_at", TIME, False),
     ]
-    assert (USER_ACTIONS.partition_by, USER_ACTIONS.sort_by) == (("event_date",), ("event_name", "user_id"))
+    assert (USER_ACTIONS.partition_by, USER_ACTIONS.sort_by) == (("event_date",), ("user_id", "event_datetime"))
 
 
 def test_quarantine_has_the_columns_of_its_contract() -> None:
@@ -65,6 +65,7 @@ def test_bounds_of_every_column_that_may_name_a_person_are_off() -> None:
     assert hidden == {
         "events.user_actions": {"user_id", "unknown_fields"},
         "quarantine.user_actions": {"message", "raw", "kafka_key"},
+        "ops.query_history": {"query", "error_message"},
     }
 
 

@@ -1,10 +1,13 @@
 """What is read from dbt's answers, and what its process may see."""
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from lakehouse import transform
+from lakehouse.publish import Mart
 from lakehouse.settings import Settings
 from lakehouse.transform import Failure, is_passing_fault, read_result
 
@@ -46,6 +49,7 @@ def test_a_result_counts_models_and_tests_and_leaves_the_rest_out() -> None:
         Failure(name="fct_events_daily", resource_type="model", message="Database Error in model"),
     )
     assert result.seconds == 12.3
+    assert result.built == ("model.lakehouse.stg_events__user_actions",)
 
 
 def test_a_failing_test_is_named_with_what_dbt_says() -> None:
@@ -54,6 +58,47 @@ def test_a_failing_test_is_named_with_what_dbt_says() -> None:
     assert transform.describe(result.failed) == (
         "dbt: 1 failed; test daily_counts_equal_the_events: Got 2 results, configured to fail if != 0"
     )
+
+
+def test_the_marts_of_a_project_are_the_models_of_the_schema_build() -> None:
+    mart = {
+        "resource_type": "model",
+        "schema": "test_build",
+        "alias": "fct_events_daily",
+        "description": "What users did.\nOne row a day.",
+        "columns": {"event_date": {"description": "UTC date."}, "event_count": {"description": ""}},
+    }
+    nodes = {
+        "model.lakehouse.fct_events_daily": mart,
+        "model.lakehouse.stg_events__user_actions": mart | {"schema": "test_staging"},
+        "test.lakehouse.never_null": mart | {"resource_type": "test"},
+    }
+    assert transform.read_marts({"nodes": nodes}, "test_build") == {
+        "model.lakehouse.fct_events_daily": Mart(
+            "fct_events_daily", "What users did. One row a day.", {"event_date": "UTC date.", "event_count": ""}
+        )
+    }
+
+
+def test_the_last_build_is_told_and_what_else_dbt_did_is_not(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert transform.last_build(settings) is None
+    results: dict[str, object] = {
+        "metadata": {"generated_at": "2026-11-20T12:00:00.000000Z"},
+        "args": {"which": "build"},
+        "elapsed_time": 1.0,
+        "results": [node("test.lakehouse.never_null", "fail", "Got 1 result")],
+    }
+    target = transform.target_directory(settings)
+    target.mkdir(parents=True)
+    (target / "run_results.json").write_text(json.dumps(results))
+    last = transform.last_build(settings)
+    assert last is not None
+    assert last.ended_at == datetime(2026, 11, 20, 12, tzinfo=UTC)
+    assert [failure.name for failure in last.failed] == ["never_null"]
+
+    (target / "run_results.json").write_text(json.dumps(results | {"args": {"which": "generate"}}))
+    assert transform.last_build(settings) is None
 
 
 def test_of_many_failures_the_first_five_are_named() -> None:
@@ -70,6 +115,7 @@ def test_of_many_failures_the_first_five_are_named() -> None:
         (CATALOG_AWAY, True),
         ("TrinoInternalError(type=INTERNAL_ERROR, name=SERVER_STARTING_UP, message=…)", True),
         ("error 503: service unavailable", True),
+        ("error 500: b'java.lang.IllegalStateException: authenticators were not loaded", True),  # Trino, starting
         (TRINO_SAYS_NO_TABLE, False),
         ("TrinoQueryError(type=INSUFFICIENT_RESOURCES, name=EXCEEDED_LOCAL_MEMORY_LIMIT, message=…)", False),
         ("Got 2 results, configured to fail if != 0", False),

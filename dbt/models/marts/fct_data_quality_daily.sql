@@ -2,7 +2,10 @@
     config(
         unique_key=['ingested_date', 'outcome', 'reason'],
         meta={'rebuild_column': 'ingested_date'},
-        properties={'partitioning': "ARRAY['ingested_date']"}
+        properties={
+            'partitioning': "ARRAY['month(ingested_date)']",
+            'sorted_by': "ARRAY['ingested_date', 'outcome', 'reason']"
+        }
     )
 }}
 
@@ -11,15 +14,7 @@ with outcomes as (
     select *
     from {{ ref('int_messages__outcomes') }}
     {%- if is_incremental() %}
-    where ingested_at >= (
-        select
-            date_trunc(
-                'day',
-                coalesce(max(last_ingested_at), timestamp '1970-01-01 00:00:00 UTC')
-                - interval '{{ var("arrival_overlap_hours") }}' hour
-            )
-        from {{ this }}
-    )
+    where ingested_at >= date_trunc('day', {{ arrival_cut() }})
     {%- endif %}
 
 )
@@ -30,6 +25,8 @@ select
     reason,
     count(*) as message_count,
     cast(count(*) as double) / sum(count(*)) over (partition by ingested_date, outcome = 'replayed') as message_ratio,
+    count_if(is_late) as late_message_count,
+    count(distinct event_date) filter (where is_late) as restated_date_count,
     max(ingested_at) as last_ingested_at
 from outcomes
 group by ingested_date, outcome, reason

@@ -5,8 +5,8 @@ import requests
 from trino import exceptions
 
 from lakehouse.adapters.trino import query, translate
-from lakehouse.errors import LakehouseError, ServerUnavailableError, TerminalError, TransientError
-from lakehouse.settings import TrinoSettings
+from lakehouse.errors import LakehouseError, ServerUnavailableError, SettingsError, TerminalError, TransientError
+from lakehouse.settings import Settings, TrinoSettings
 
 
 def failed(error_type: str, error_name: str) -> exceptions.TrinoQueryError:
@@ -28,7 +28,11 @@ def failed(error_type: str, error_name: str) -> exceptions.TrinoQueryError:
         (exceptions.OperationalError("error 503"), ServerUnavailableError),
         (exceptions.Http502Error("bad gateway"), ServerUnavailableError),
         (requests.ConnectionError("refused"), ServerUnavailableError),
-        (exceptions.TrinoAuthError("no"), TerminalError),
+        (exceptions.TrinoAuthError("no"), SettingsError),
+        (exceptions.HttpError("error 401: b'Unauthorized'"), SettingsError),
+        (exceptions.HttpError("error 403: b'no password over HTTP'"), SettingsError),
+        (exceptions.HttpError("error 500: b'oh'"), ServerUnavailableError),
+        (requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), SettingsError),
         (exceptions.NotSupportedError("no"), TerminalError),
     ],
 )
@@ -43,4 +47,4 @@ def test_a_failed_query_is_told_with_its_name_and_id() -> None:
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(ServerUnavailableError, match="does not answer"):
-        query(TrinoSettings(port=1), "SELECT 1", attempts=1)
+        query(Settings(trino=TrinoSettings(port=1)).trino_as("analyst"), "SELECT 1", attempts=1)

@@ -16,6 +16,8 @@ select
     kafka_offset,
     'published' as outcome,
     'none' as reason,
+    event_date,
+    arrived_late_at is not null as is_late,
     ingested_at,
     cast(ingested_at at time zone 'UTC' as date) as ingested_date
 from events
@@ -29,6 +31,8 @@ select
     kafka_offset,
     'quarantined' as outcome,
     reason,
+    cast(null as date) as event_date,
+    false as is_late,
     ingested_at,
     ingested_date
 from quarantine
@@ -41,11 +45,14 @@ select
     quarantine.kafka_offset,
     'replayed' as outcome,
     quarantine.reason,
+    events.event_date,
+    events.arrived_late_at is not null as is_late,
     events.ingested_at,
     cast(events.ingested_at at time zone 'UTC' as date) as ingested_date
 from quarantine
 inner join events
-    on quarantine.kafka_topic = events.kafka_topic
-    and quarantine.kafka_partition = events.kafka_partition
-    and quarantine.kafka_offset = events.kafka_offset
+    on
+        quarantine.kafka_topic = events.kafka_topic
+        and quarantine.kafka_partition = events.kafka_partition
+        and quarantine.kafka_offset = events.kafka_offset
 where events.replayed_at is not null

@@ -1,0 +1,284 @@
+"""The marts in the catalog: tables that dbt builds and tests, a tag on each that says what is published, and views.
+
+A mart is a table in the namespace `build` and a view of the same name in `marts`, which is what people read. The view
+reads the table as of its tag `published`, so a build changes nothing for them until the tag moves.
+"""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    NoSuchViewError,
+    ViewAlreadyExistsError,
+)
+from pyiceberg.schema import Schema, assign_fresh_schema_ids
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.update.snapshot import ManageSnapshots
+from pyiceberg.types import NestedField
+from pyiceberg.view import View
+from pyiceberg.view.metadata import ViewVersion
+
+from lakehouse.adapters.catalog import Lake
+from lakehouse.errors import FenceError, TransientError
+
+PUBLISHED = "published"
+"""The tag of what people read; snapshot expiry never removes what a tag names."""
+PUBLISHED_AT = "lakehouse.published-at"
+"""Property of a build table: when the tag was moved last, in the same commit."""
+
+_BUILD, _MARTS = "build", "marts"
+_TEMPORARY = "__dbt_"
+_RUN_AS_OWNER = "trino.run-as-owner"
+"""Trino runs a view with this property by the rights of its owner, not of who reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewColumn:
+    """A column of a view; `type` as Iceberg writes it."""
+
+    name: str
+    type: str
+    doc: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MartView:
+    """What a view says: its SQL in Trino's dialect, its columns, its comment, and by whose rights it reads."""
+
+    sql: str
+    columns: tuple[ViewColumn, ...]
+    comment: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A snapshot of a build table, with the names and types of the columns it was written with."""
+
+    snapshot_id: int
+    columns: tuple[tuple[str, str], ...]
+    committed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MartState:
+    """A mart as the catalog has it.
+
+    Attributes:
+        built: the newest version; None when there is no build table, or it is empty and was never written.
+        published: the version that is tagged.
+        published_at: when the tag was moved to it.
+        waits_since: when the first version was committed that is not published; None when all are.
+        view: None while there is none.
+        is_table: a table stands where the view belongs, as in older versions of this project.
+    """
+
+    name: str
+    built: Version | None
+    published: Version | None
+    published_at: datetime | None
+    waits_since: datetime | None
+    view: MartView | None
+    is_table: bool = False
+
+
+class Marts(Lake):
+    """The marts of an environment; raises what `Lake` raises."""
+
+    def names(self) -> list[str]:
+        """Every mart that has a build table or a view, in order."""
+        with self._errors():
+            return sorted({*self._tables(_BUILD), *self._views(_MARTS)})
+
+    def settle(self, name: str) -> None:
+        """See that the newest snapshot of a build table shows the table's columns as they are.
+
+        A snapshot is read by the columns that the table had when it was made. So a new column whose build changed no
+        row would stay unseen, and a table that was never written has nothing a tag could name: both get an empty
+        commit.
+        """
+        with self._errors():
+            table = self._build_table(name)
+            if table is None:
+                return
+            newest = table.current_snapshot()
+            if newest is None or _schema_of(table, newest).as_struct() != table.schema().as_struct():
+                with table.transaction() as transaction, transaction.update_snapshot().fast_append():
+                    pass
+
+    def state(self, name: str) -> MartState:
+        """Say what is built of a mart, what of it is published, and what its view says."""
+        with self._errors():
+            table = self._build_table(name)
+            newest = table.current_snapshot() if table else None
+            tagged = table.snapshot_by_name(PUBLISHED) if table else None
+            since = table.properties.get(PUBLISHED_AT) if table and tagged else None
+            view = self._view(name)
+            return MartState(
+                name=name,
+                built=_version(table, newest) if table and newest else None,
+                published=_version(table, tagged) if table and tagged else None,
+                published_at=datetime.fromisoformat(since) if since else None,
+                waits_since=_waits_since(table, tagged) if table else None,
+                view=_definition(view) if view else None,
+                is_table=view is None and name in self._tables(_MARTS),
+            )
+
+    def rows(self, name: str, snapshot_id: int) -> int:
+        """Count the rows of one version; it reads only the data files that rows were deleted from."""
+        with self._errors():
+            table = self._build_table(name)
+            return table.scan(snapshot_id=snapshot_id).count() if table else 0
+
+    def move_tag(self, name: str, snapshot_id: int, *, expected: int | None, at: datetime) -> None:
+        """Publish a version, in one commit that succeeds only while the tag is where it is expected; idempotent.
+
+        Raises:
+            FenceError: the tag is elsewhere.
+            TransientError: the answer was lost; do it again.
+        """
+        with self._errors():
+            table = self._catalog.load_table(self._name(_BUILD, name))
+            tagged = table.snapshot_by_name(PUBLISHED)
+            found = tagged.snapshot_id if tagged else None
+            if found == snapshot_id:
+                return
+            if found != expected:
+                raise FenceError(
+                    f"{self._name(_BUILD, name)} has published {found or 'nothing'} and this run started from "
+                    f"{expected or 'nothing'}: another run was quicker; let it finish, then run again"
+                )
+            with table.transaction() as transaction:
+                transaction.set_properties({PUBLISHED_AT: at.isoformat(timespec="seconds")})
+                ManageSnapshots(transaction).create_tag(snapshot_id, PUBLISHED).commit()
+
+    def put_view(self, name: str, view: MartView, like_snapshot_id: int) -> None:
+        """Create the view of a mart, or replace what it says in one step.
+
+        Args:
+            name: of the mart.
+            view: what it says.
+            like_snapshot_id: the version whose columns it shows.
+
+        Raises:
+            TransientError: something of that name came to be at the same time.
+        """
+        with self._errors():
+            table = self._catalog.load_table(self._name(_BUILD, name))
+            snapshot = table.snapshot_by_id(like_snapshot_id)
+            if snapshot is None:
+                raise TransientError(f"{self._name(_BUILD, name)} has lost snapshot {like_snapshot_id}: run again")
+            schema = assign_fresh_schema_ids(_described(_schema_of(table, snapshot), view.columns))
+            # A version that equals an earlier one would not be taken, so each says when it was made.
+            version = ViewVersion.model_validate(
+                {
+                    "schema-id": schema.schema_id,
+                    "summary": {"lakehouse.version": uuid.uuid4().hex},
+                    "representations": [{"type": "sql", "sql": view.sql, "dialect": "trino"}],
+                    "default-catalog": self._settings.catalog.name,
+                    "default-namespace": (self._namespace(_MARTS),),
+                }
+            )
+            properties = {"comment": view.comment} | ({_RUN_AS_OWNER: view.owner} if view.owner else {})
+            there = self._view(name)
+            if there is not None:
+                self._catalog.replace_view(there, schema, version, properties)
+                return
+            with suppress(NamespaceAlreadyExistsError):
+                self._catalog.create_namespace(self._namespace(_MARTS))
+            try:
+                self._catalog.create_view(self._name(_MARTS, name), schema, version, properties=properties)
+            except ViewAlreadyExistsError as error:
+                raise TransientError(f"{self._name(_MARTS, name)} exists by now ({error}): run again") from error
+
+    def remove_table_in_place_of_view(self, name: str) -> None:
+        """Drop the table that stands where the view belongs, with its data; without one nothing happens."""
+        with self._errors(), suppress(NoSuchTableError):
+            self._catalog.purge_table(self._name(_MARTS, name))
+
+    def withdraw(self, name: str) -> None:
+        """Drop the view of a mart, then its build table with its data; what is gone already is no error."""
+        with self._errors():
+            with suppress(NoSuchViewError):
+                self._catalog.drop_view(self._name(_MARTS, name))
+            with suppress(NoSuchTableError):
+                self._catalog.purge_table(self._name(_BUILD, name))
+
+    def _namespace(self, layer: Literal["build", "marts"]) -> str:
+        return f"{self._prefix}{layer}"
+
+    def _name(self, layer: Literal["build", "marts"], name: str) -> str:
+        return f"{self._namespace(layer)}.{name}"
+
+    def _tables(self, layer: Literal["build", "marts"]) -> list[str]:
+        with suppress(NoSuchNamespaceError):
+            found = self._catalog.list_tables(self._namespace(layer))
+            return [name for _, name in found if _TEMPORARY not in name]
+        return []
+
+    def _views(self, layer: Literal["build", "marts"]) -> list[str]:
+        with suppress(NoSuchNamespaceError):
+            return [name for _, name in self._catalog.list_views(self._namespace(layer))]
+        return []
+
+    def _build_table(self, name: str) -> Table | None:
+        with suppress(NoSuchTableError, NoSuchNamespaceError):
+            return self._catalog.load_table(self._name(_BUILD, name))
+        return None
+
+    def _view(self, name: str) -> View | None:
+        with suppress(NoSuchViewError, NoSuchNamespaceError):
+            return self._catalog.load_view(self._name(_MARTS, name))
+        return None
+
+
+def _schema_of(table: Table, snapshot: Snapshot) -> Schema:
+    known = table.schemas().get(snapshot.schema_id) if snapshot.schema_id is not None else None
+    return known or table.schema()
+
+
+def _version(table: Table, snapshot: Snapshot) -> Version:
+    columns = tuple((field.name, str(field.field_type)) for field in _schema_of(table, snapshot).fields)
+    return Version(snapshot.snapshot_id, columns, _moment(snapshot.timestamp_ms))
+
+
+def _waits_since(table: Table, tagged: Snapshot | None) -> datetime | None:
+    """When the oldest version after the tagged one was committed; versions that are expired count no more."""
+    if tagged is not None and tagged.snapshot_id == table.metadata.current_snapshot_id:
+        return None
+    ids = [entry.snapshot_id for entry in table.history()]
+    first = ids.index(tagged.snapshot_id) + 1 if tagged and tagged.snapshot_id in ids else 0
+    later = table.history()[first:]
+    return _moment(later[0].timestamp_ms) if later else None
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _definition(view: View) -> MartView:
+    trino = view.sql_for("trino")
+    return MartView(
+        sql=trino.sql if trino else "",
+        columns=tuple(ViewColumn(field.name, str(field.field_type), field.doc) for field in view.schema().fields),
+        comment=view.properties.get("comment", ""),
+        owner=view.properties.get(_RUN_AS_OWNER),
+    )
+
+
+def _described(schema: Schema, columns: Sequence[ViewColumn]) -> Schema:
+    docs = {column.name: column.doc for column in columns}
+    return Schema(
+        *(
+            NestedField(field.field_id, field.name, field.field_type, doc=docs.get(field.name), required=False)
+            for field in schema.fields
+        )
+    )
