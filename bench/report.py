@@ -75,7 +75,7 @@ make bench                # everything; about an hour on two idle cores
 .venv/bin/python -m bench --help
 .venv/bin/python -m bench --quick   # small sizes, to see that all works; writes into .lakehouse/bench
 .venv/bin/python -m bench --only stock_spark --pairs 7   # one contender; the other sections stay
-.venv/bin/python -m bench --only drain --backlog-gib 10   # 10 GiB of JSON in one drain
+.venv/bin/python -m bench --only backlog --backlog-gib 10   # 10 GiB of JSON in one drain
 ```
 
 - The topic is loaded once, with seeded messages of `lakehouse.generator`: {DISTINCT:,} distinct ones, sent again and again, their dates the last two whole days.
@@ -224,7 +224,18 @@ def _drain(results: Results) -> str:
 - All processes together held {peak:.2f} GiB at most (`drain_peak_memory_bytes`, shared pages counted once, looked at twice a second).
 - The table has {section["files"]:,} files with {section["table_bytes"]:,} bytes, {section["table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
 - Compacted by Trino it has {section["compacted_files"]:,} with {section["compacted_table_bytes"]:,}, {section["compacted_table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
-- Lost or doubled: {_count_of_wrong([section])}."""
+- Lost or doubled: {_count_of_wrong([section])}.{_backlog(results)}"""
+
+
+def _backlog(results: Results) -> str:
+    if not (section := results.get("backlog")):
+        return ""
+    return (
+        f"\n\nA backlog of {section['json_bytes'] / 2**30:.1f} GiB, {section['events']:,} messages, was drained in "
+        f"{section['wall_seconds']:,.0f} s; {_measured(section)}.\n"
+        f"All processes together held {section['drain_peak_memory_bytes'] / 2**30:.2f} GiB at most. "
+        f"Lost or doubled: {_count_of_wrong([section])}."
+    )
 
 
 def _freshness(results: Results) -> str:
