@@ -224,6 +224,8 @@ def main(
     names = list(only or NAMES)
     if unknown := set(names) - set(NAMES):
         raise typer.BadParameter(f"no {', '.join(sorted(unknown))}; there is: {', '.join(NAMES)}")
+    if "backlog" in (only or ()) and backlog_gib is None:
+        raise typer.BadParameter("`--only backlog` needs a size: `--backlog-gib 10`")
     sizes = Sizes(events, pairs, more_pairs, freshness_seconds, rate, compaction_pause_seconds, kills, backlog_gib)
     if quick:
         sizes = Sizes(QUICK_EVENTS, 1, 1, 30, min(rate, 5000), compaction_pause_seconds, 1, backlog_gib)

@@ -51,7 +51,7 @@ BARS: Final = (
 
 def render(results: Results) -> str:
     """The whole document."""
-    sections = (_how, _bars, _contenders, _bad_rows, _floors, _drain, _freshness, _kill)
+    sections = (_how, _bars, _contenders, _bad_rows, _floors, _drain, _backlog, _freshness, _kill)
     notes = NOTES.read_text().strip() if NOTES.exists() else ""
     parts = [_HEAD, *(part for section in sections if (part := section(results))), notes]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -224,18 +224,18 @@ def _drain(results: Results) -> str:
 - All processes together held {peak:.2f} GiB at most (`drain_peak_memory_bytes`, shared pages counted once, looked at twice a second).
 - The table has {section["files"]:,} files with {section["table_bytes"]:,} bytes, {section["table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
 - Compacted by Trino it has {section["compacted_files"]:,} with {section["compacted_table_bytes"]:,}, {section["compacted_table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
-- Lost or doubled: {_count_of_wrong([section])}.{_backlog(results)}"""
+- Lost or doubled: {_count_of_wrong([section])}."""
 
 
 def _backlog(results: Results) -> str:
     if not (section := results.get("backlog")):
         return ""
-    return (
-        f"\n\nA backlog of {section['json_bytes'] / 2**30:.1f} GiB, {section['events']:,} messages, was drained in "
-        f"{section['wall_seconds']:,.0f} s; {_measured(section)}.\n"
-        f"All processes together held {section['drain_peak_memory_bytes'] / 2**30:.2f} GiB at most. "
-        f"Lost or doubled: {_count_of_wrong([section])}."
-    )
+    peak = section["drain_peak_memory_bytes"] / 2**30
+    return f"""\
+## A large backlog
+
+A backlog of {section["json_bytes"] / 2**30:.1f} GiB, {section["events"]:,} messages, was drained in {section["wall_seconds"]:,.0f} s; {_measured(section)}.
+All processes together held {peak:.2f} GiB at most. Lost or doubled: {_count_of_wrong([section])}."""
 
 
 def _freshness(results: Results) -> str:
