@@ -34,7 +34,7 @@ def page(directory: Path) -> str:
 
 def render(results: Results, warehouse: Results | None = None) -> str:
     """The whole document, from the results of ingest and of the warehouse."""
-    sections = (_how, _bars, _contenders, _bad_rows, _floors, _drain, _freshness, _kill)
+    sections = (_how, _bars, _contenders, _bad_rows, _floors, _drain, _backlog, _freshness, _kill)
     notes = NOTES.read_text().strip() if NOTES.exists() else ""
     parts = [_HEAD, *(part for section in sections if (part := section(results))), notes]
     parts += warehouse_report.parts(warehouse or {})
@@ -60,7 +60,7 @@ make bench                # everything; about an hour on two idle cores
 .venv/bin/python -m bench --help
 .venv/bin/python -m bench --quick   # small sizes, to see that all works; writes into .lakehouse/bench
 .venv/bin/python -m bench --only stock_spark --pairs 7   # one contender; the other sections stay
-.venv/bin/python -m bench --only drain --backlog-gib 10   # 10 GiB of JSON in one drain
+.venv/bin/python -m bench --only backlog --backlog-gib 10   # 10 GiB of JSON in one drain
 ```
 
 - The topic is loaded once, with seeded messages of `lakehouse.generator`: {DISTINCT:,} distinct ones, sent again and again, their dates the last two whole days.
@@ -202,6 +202,17 @@ def _drain(results: Results) -> str:
 - The table has {section["files"]:,} files with {section["table_bytes"]:,} bytes, {section["table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
 - Compacted by Trino it has {section["compacted_files"]:,} with {section["compacted_table_bytes"]:,}, {section["compacted_table_bytes"] / section["json_bytes"]:.4f} of the JSON's.
 - Lost or doubled: {_count_of_wrong([section])}."""
+
+
+def _backlog(results: Results) -> str:
+    if not (section := results.get("backlog")):
+        return ""
+    peak = section["drain_peak_memory_bytes"] / 2**30
+    return f"""\
+## A large backlog
+
+A backlog of {section["json_bytes"] / 2**30:.1f} GiB, {section["events"]:,} messages, was drained in {section["wall_seconds"]:,.0f} s; {measured(section)}.
+All processes together held {peak:.2f} GiB at most. Lost or doubled: {_count_of_wrong([section])}."""
 
 
 def _freshness(results: Results) -> str:

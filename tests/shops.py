@@ -46,6 +46,6 @@ def wait_until(done: Callable[[], bool], what: str | Callable[[], str], seconds:
     """Wait until it is done; the assertion that fails otherwise says what was waited for."""
     deadline = time.monotonic() + seconds
     while not done():
-        said = what if isinstance(what, str) else what()
-        assert time.monotonic() < deadline, f"waited {seconds} seconds in vain: {said}"
+        late = time.monotonic() > deadline
+        assert not late, f"waited {seconds} seconds in vain: {what if isinstance(what, str) else what()}"
         time.sleep(0.2)

@@ -21,6 +21,18 @@ SERVERS = ("postgres", "minio", "kafka", "catalog")
 HEALTHY_SECONDS = 90
 
 
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """The processes that have this in their environment."""
+    found = list[psutil.Process]()
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(variable) == value:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
 @dataclass(frozen=True)
 class Stack:
     """A stack with a home and ports of its own."""
@@ -56,14 +68,7 @@ class Stack:
         return {row["name"]: row for row in json.loads(done.stdout)["servers"] if row["name"] in SERVERS}
 
     def processes(self) -> list[psutil.Process]:
-        found = list[psutil.Process]()
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == str(self.home):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return processes_with(MARK, str(self.home))
 
     def supervisor(self) -> psutil.Process:
         (found,) = [process for process in self.processes() if "supervisor.supervisord" in process.cmdline()]

@@ -247,7 +247,7 @@ def test_a_range_that_ends_in_an_aborted_transaction_ends(environment: Settings,
         producer.flush()
         end()
     # Each transaction ends in a marker, which Kafka writes soon after it has confirmed the end.
-    wait_until(lambda: kafka.offsets(environment, single) == {0: (0, 4)}, "both markers are there")
+    wait_until(lambda: kafka.offsets(environment, single) == {0: (0, 4)}, "both markers are there", 30)
     assert [row["value"] for row in rows_of(environment, single, OffsetRange(0, 0, 4))] == [b"kept"]
     assert rows_of(environment, single, OffsetRange(0, 1, 3)) == []
 

@@ -24,6 +24,7 @@ from lakehouse.events import RULE_VERSION
 from lakehouse.settings import Settings
 from lakehouse.tables import INGESTED, USER_ACTIONS, USER_ACTIONS_QUARANTINE
 from tests.shops import bad, good, open_shop, wait_until
+from tests.stacks import processes_with
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
 FAILPOINTS = Path(__file__).with_name("failpoints")
@@ -74,14 +75,7 @@ class Command:
         (self.state / "release").touch()
 
     def processes(self) -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == str(self.state):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return processes_with(MARK, str(self.state))
 
 
 @dataclass

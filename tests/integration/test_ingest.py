@@ -238,7 +238,7 @@ def test_a_kill_between_the_commits_on_a_topic_partition_added_later_doubles_not
     assert ingest.run(shop).position == {shop.user_actions_topic: {0: 10}}
     admin = AdminClient({"bootstrap.servers": shop.kafka.bootstrap_servers})
     admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
-    wait_until(lambda: len(kafka.offsets(shop, topic)) == 2, "the topic has its second partition")
+    wait_until(lambda: len(kafka.offsets(shop, topic)) == 2, "the topic has its second partition", 30)
     send(shop, *(bad(n) for n in range(20)))
     assert kafka.offsets(shop, topic)[1][1] > 0
     ingest_and_die(shop, commits=1)
@@ -312,7 +312,7 @@ def test_a_topic_that_was_made_anew_is_an_error(shop: Settings) -> None:
     with pytest.raises(DataLossError, match=rf"read {topic}/0 up to offset 5 and Kafka ends at 0"):
         ingest.run(shop)
     kafka.delete_topic(shop, topic)
-    wait_until(lambda: _is_gone(shop), "the topic is gone")
+    wait_until(lambda: _is_gone(shop), "the topic is gone", 30)
     kafka.create_topic(shop, topic, 2)
     _stand_at(shop, {0: 0, 1: 0, 2: 7}, before={0: 5, 1: 0, 2: 0})
     with pytest.raises(DataLossError, match=rf"{topic} has no partition 2.*up to offset 7"):

@@ -103,6 +103,7 @@ def everything() -> dict[str, Any]:
         "freshness": STAMP | freshness | fine,
         "kill": STAMP | kill | fine,
         "drain": STAMP | drain | fine | {"wall_seconds": 10.0},
+        "backlog": STAMP | drain | fine | {"json_bytes": 10 * 2**30, "wall_seconds": 300.0, "doubled": 3},
         "floors": STAMP
         | {"events": 2_000_000, "runs": {"consume": floor, "spark_start": floor}}
         | {"in_memory": [{"events": 1_000_000, "decode": 0.7, "write": 1.25}]},
@@ -252,6 +253,8 @@ def test_the_document_shows_the_figures_and_does_not_hide_what_was_lost() -> Non
     assert "| `stock_spark` | 10.00 | 8.00 to 15.00 | 200,000 | 0.500 | 20 | none | 3 |" in page
     assert "| only sort and write Parquet to MinIO | 1.25 |" in page
     assert "9.0, 30.0, 12.0 s" in page
+    assert "A backlog of 10.0 GiB, 2,000,000 messages, was drained in 300 s;" in page
+    assert "held 1.00 GiB at most. Lost or doubled: **0 lost, 3 doubled**." in page
 
 
 def test_the_document_can_be_written_before_anything_was_measured() -> None:
