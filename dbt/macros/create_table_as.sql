@@ -1,9 +1,11 @@
 {#-
-    Create or replace a table in one statement, so that one Iceberg commit swaps all of it.
+    Create or replace a table so that one Iceberg commit, or one rename, brings all of it.
 
     For a model with a contract dbt-trino creates the table empty and fills it by a second statement: readers see the
     gap, and a kill in it leaves an empty table that looks built. Names and types are still held to the contract;
     not-null is held by tests instead of by the table. A temporary table is read once and dropped: it needs no layout.
+
+    A model with `meta: {first_build: in_pieces}` is built so many dates at a time as Trino's memory holds.
 -#}
 {% macro trino__create_table_as(temporary, relation, sql, on_exists=None) -%}
     {%- set verb = {'replace': 'create or replace table', 'skip': 'create table if not exists'} -%}
@@ -11,9 +13,57 @@
         {{ get_assert_columns_equivalent(sql) }}
         {%- set sql = get_select_subquery(sql) -%}
     {%- endif %}
-    {{ verb.get(on_exists, 'create table') }} {{ relation }}
-    {% if not temporary %}{{ properties() }}{% endif %}
-    as (
-        {{ sql }}
-    )
+    {%- set in_pieces = not temporary and config.get('meta', {}).get('first_build') == 'in_pieces' -%}
+    {%- set pieces = date_pieces(source('events', 'user_actions')) if in_pieces else [] -%}
+    {%- if pieces | length > 1 -%}
+        {{ create_table_in_pieces(relation, sql, pieces) }}
+    {%- else -%}
+        {{ verb.get(on_exists, 'create table') }} {{ relation }}
+        {% if not temporary %}{{ properties() }}{% endif %}
+        as (
+            {{ sql }}
+        )
+    {%- endif -%}
+{%- endmacro %}
+
+{#-
+    Fill a table piece by piece under another name, and give it its own at the end: what a kill leaves does not look
+    built, and the next build drops it. Trino takes the condition on the dates down to the scan of the events, where it
+    is the partition, through windows and groups by date.
+-#}
+{% macro create_table_in_pieces(relation, sql, pieces) -%}
+    {%- set first_build = relation.incorporate(path={'identifier': relation.identifier ~ '__first_build'}) -%}
+    {%- set date = config.get('meta')['rebuild_column'] -%}
+    {%- do run_query('drop table if exists ' ~ first_build) -%}
+    {%- for first, last in pieces -%}
+        {%- set start = 'insert into ' ~ first_build if loop.index0 else 'create table ' ~ first_build ~ properties() ~ ' as' -%}
+        {%- do run_query(
+            start ~ ' select * from (' ~ sql ~ ') as piece'
+            ~ ' where ' ~ date ~ " between date '" ~ first ~ "' and date '" ~ last ~ "'"
+        ) -%}
+    {%- endfor -%}
+    {%- do run_query('drop table if exists ' ~ relation) -%}
+    alter table {{ first_build }} rename to {{ relation }}
+{%- endmacro %}
+
+{#-
+    The dates of a table that is partitioned by `event_date`, as pairs of a first and a last one: few enough for the
+    writers that are open at once, and with so few rows that a window over them fits into a query's memory.
+-#}
+{% macro date_pieces(relation) -%}
+    {%- set partitions = relation.incorporate(path={'identifier': relation.identifier ~ '$partitions'}) -%}
+    {%- set pieces -%}
+        select
+            cast(min(event_date) as varchar),
+            cast(max(event_date) as varchar)
+        from (
+            select
+                partition.event_date as event_date,
+                (sum(record_count) over (order by partition.event_date) - record_count) / {{ var('piece_rows') }} as nth
+            from {{ partitions }}
+        )
+        group by date_trunc('month', event_date), nth
+        order by 1
+    {%- endset -%}
+    {{ return(run_query(pieces).rows) }}
 {%- endmacro %}

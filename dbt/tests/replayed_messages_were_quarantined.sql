@@ -1,15 +1,26 @@
 -- A replay leaves the row in quarantine, so a replayed event without one came some other way.
--- It reads the sources, because dbt also runs it where only one of the two staging models is built.
+-- It reads the sources, because dbt also runs it where only one of the two staging models is built. What was replayed
+-- lately stands on the right of the join: of the quarantine only the files that may hold it are read.
+with replayed as (
+
+    select
+        kafka_topic,
+        kafka_partition,
+        kafka_offset
+    from {{ source('events', 'user_actions') }}
+    where replayed_at >= current_timestamp - interval '{{ var("tested_days") }}' day
+
+)
+
+select * from replayed
+except
 select
-    events.kafka_topic,
-    events.kafka_partition,
-    events.kafka_offset
-from {{ source('events', 'user_actions') }} as events
-left join {{ source('quarantine', 'user_actions') }} as quarantine
+    quarantine.kafka_topic,
+    quarantine.kafka_partition,
+    quarantine.kafka_offset
+from {{ source('quarantine', 'user_actions') }} as quarantine
+inner join replayed
     on
-        events.kafka_topic = quarantine.kafka_topic
-        and events.kafka_partition = quarantine.kafka_partition
-        and events.kafka_offset = quarantine.kafka_offset
-where
-    events.replayed_at >= current_timestamp - interval '{{ var("tested_days") }}' day
-    and quarantine.kafka_offset is null
+        quarantine.kafka_topic = replayed.kafka_topic
+        and quarantine.kafka_partition = replayed.kafka_partition
+        and quarantine.kafka_offset = replayed.kafka_offset
