@@ -161,6 +161,27 @@ def publish(settings: Settings, marts: Sequence[Mart], now: datetime) -> tuple[s
     return tuple(changed)
 
 
+def unproven(settings: Settings, tables: Collection[str]) -> list[str]:
+    """Name those of the tables that marts are made of whose newest version did not pass its tests.
+
+    Raises:
+        TransientError: the catalog or the object store did not answer.
+    """
+    lake = Marts(settings)
+    return [name for name in sorted(tables) if not _insist(lambda name=name: lake.has_passed(name))]
+
+
+def mark_passed(settings: Settings, tables: Collection[str]) -> None:
+    """Say of tables between the sources and the marts that what they hold passed its tests.
+
+    Raises:
+        TransientError: the catalog or the object store did not answer.
+    """
+    lake = Marts(settings)
+    for name in sorted(tables):
+        _insist(lambda name=name: lake.mark_passed(name))
+
+
 def kept(settings: Settings) -> str:
     """Say what readers keep when a build failed."""
     try:

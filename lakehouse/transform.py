@@ -58,6 +58,21 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that is a table.
+
+    Attributes:
+        name: of the table.
+        made_of: `unique_id` of the tables it is made of, at first hand or through others.
+        mart: what people read of it; None for a table between the sources and the marts.
+    """
+
+    name: str
+    made_of: frozenset[str]
+    mart: publish.Mart | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
     """What one dbt run did, and what was published after it.
 
@@ -108,8 +123,9 @@ def build(
 ) -> BuildResult:
     """Build models and run their tests, each model's before anything that reads it; then publish the marts among them.
 
-    Nothing is published unless all that was chosen was built and passed. Building again is safe at any time: a model
-    rebuilds whole days in one commit, equal rows are not written, and a publication that was cut off is finished.
+    Nothing is published unless all that was chosen was built and passed, and what it is made of has passed too.
+    Building again is safe at any time: a model rebuilds whole days in one commit, equal rows are not written, and a
+    publication that was cut off is finished.
 
     Args:
         settings: where Trino is.
@@ -122,7 +138,8 @@ def build(
     Raises:
         TransientError: Trino or what it stands on could not be reached, or another build is running; nothing is half
             built, so run it again.
-        TerminalError: a model or a test failed; the message names each, and says what readers keep.
+        TerminalError: a model or a test failed, now or earlier in what was not chosen; the message names each, and
+            says what readers keep.
     """
     arguments = ["build"]
     # A test that compares a chosen model with one that may never have been built is left to a build of both.
@@ -133,13 +150,17 @@ def build(
     with only_one(target) as lock:
         try:
             result = _run(settings, arguments, lock, report)
+            models = _project_models(settings)
+            built = {unique_id: models[unique_id] for unique_id in result.built if unique_id in models}
+            _refuse_unproven(settings, built, models)
         except LakehouseError as error:
             raise type(error)(f"{error}; {publish.kept(settings)}") from error
-        marts = _project_marts(settings)
-        built = [mart for unique_id, mart in marts.items() if unique_id in result.built]
-        published = publish.publish(settings, built, datetime.now(UTC))
+        publish.mark_passed(settings, [model.name for model in built.values() if model.mart is None])
+        built_marts = [model.mart for model in built.values() if model.mart]
+        published = publish.publish(settings, built_marts, datetime.now(UTC))
         # A project without any mart is no project that dropped them all.
-        gone = publish.gone(settings, {mart.name for mart in marts.values()}) if marts else ()
+        marts = {model.name for model in models.values() if model.mart}
+        gone = publish.gone(settings, marts) if marts else ()
         if withdraw_gone:
             publish.withdraw(settings, gone)
     return replace(result, published=published, gone=gone)
@@ -245,20 +266,36 @@ def read_result(run_results: Mapping[str, Any]) -> BuildResult:
     )
 
 
-def read_marts(manifest: Mapping[str, Any], schema: str) -> dict[str, publish.Mart]:
-    """Read the marts of dbt's `manifest.json`: the models whose tables lie in `schema`, by `unique_id`.
+def read_models(manifest: Mapping[str, Any], schema: str) -> dict[str, Model]:
+    """Read the models of dbt's `manifest.json` that are tables, by `unique_id`; those in `schema` are the marts.
 
     Source: dbt's artifact schema `manifest/v12`.
     """
-    return {
-        unique_id: publish.Mart(
-            name=node["alias"],
-            description=_one_line(node["description"]),
-            columns={name: _one_line(column["description"]) for name, column in node["columns"].items()},
-        )
-        for unique_id, node in manifest["nodes"].items()
-        if node["resource_type"] == "model" and node["schema"] == schema
+    nodes: Mapping[str, Any] = {
+        unique_id: node for unique_id, node in manifest["nodes"].items() if node["resource_type"] == "model"
     }
+    tables = {unique_id for unique_id, node in nodes.items() if node["config"]["materialized"] != "view"}
+
+    def made_of(unique_id: str) -> frozenset[str]:
+        parents = [parent for parent in nodes[unique_id]["depends_on"]["nodes"] if parent in nodes]
+        return frozenset(parents).intersection(tables).union(*map(made_of, parents))
+
+    return {
+        unique_id: Model(
+            name=nodes[unique_id]["alias"],
+            made_of=made_of(unique_id),
+            mart=_mart(nodes[unique_id]) if nodes[unique_id]["schema"] == schema else None,
+        )
+        for unique_id in sorted(tables)
+    }
+
+
+def _mart(node: Mapping[str, Any]) -> publish.Mart:
+    return publish.Mart(
+        name=node["alias"],
+        description=_one_line(node["description"]),
+        columns={name: _one_line(column["description"]) for name, column in node["columns"].items()},
+    )
 
 
 def is_passing_fault(message: str) -> bool:
@@ -281,9 +318,19 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _project_marts(settings: Settings) -> dict[str, publish.Mart]:
+def _project_models(settings: Settings) -> dict[str, Model]:
     manifest = orjson.loads((target_directory(settings) / "manifest.json").read_bytes())
-    return read_marts(manifest, f"{settings.prefix}build")
+    return read_models(manifest, f"{settings.prefix}build")
+
+
+def _refuse_unproven(settings: Settings, built: Mapping[str, Model], models: Mapping[str, Model]) -> None:
+    """See that what the built models read, and this build left as it was, passed its tests in an earlier one."""
+    read = frozenset[str]().union(*(model.made_of for model in built.values())) - built.keys()
+    if unproven := publish.unproven(settings, [models[unique_id].name for unique_id in read]):
+        raise TerminalError(
+            f"what was built passed its tests, but {', '.join(unproven)}, which it is made of, did not pass theirs: "
+            "run `lakehouse transform run`, or select those too"
+        )
 
 
 def _run_results(settings: Settings) -> Path:

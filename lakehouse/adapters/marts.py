@@ -20,7 +20,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update.snapshot import ManageSnapshots
 from pyiceberg.types import NestedField
 from pyiceberg.view import View
@@ -31,10 +31,13 @@ from lakehouse.errors import FenceError, TransientError
 
 PUBLISHED = "published"
 """The tag of what people read; snapshot expiry never removes what a tag names."""
+PASSED = "passed"
+"""The tag of what passed its tests, on a table between the sources and the marts."""
 PUBLISHED_AT = "lakehouse.published-at"
 """Property of a build table: when the tag was moved last, in the same commit."""
 
-_BUILD, _MARTS = "build", "marts"
+Layer = Literal["intermediate", "build", "marts"]
+_INTERMEDIATE, _BUILD, _MARTS = "intermediate", "build", "marts"
 _TEMPORARY = "__dbt_"
 _RUN_AS_OWNER = "trino.run-as-owner"
 """Trino runs a view with this property by the rights of its owner, not of who reads it."""
@@ -106,7 +109,7 @@ class Marts(Lake):
         commit.
         """
         with self._errors():
-            table = self._build_table(name)
+            table = self._table(_BUILD, name)
             if table is None:
                 return
             newest = table.current_snapshot()
@@ -117,7 +120,7 @@ class Marts(Lake):
     def state(self, name: str) -> MartState:
         """Say what is built of a mart, what of it is published, and what its view says."""
         with self._errors():
-            table = self._build_table(name)
+            table = self._table(_BUILD, name)
             newest = table.current_snapshot() if table else None
             tagged = table.snapshot_by_name(PUBLISHED) if table else None
             since = table.properties.get(PUBLISHED_AT) if table and tagged else None
@@ -135,7 +138,7 @@ class Marts(Lake):
     def rows(self, name: str, snapshot_id: int) -> int:
         """Count the rows of one version; it reads only the data files that rows were deleted from."""
         with self._errors():
-            table = self._build_table(name)
+            table = self._table(_BUILD, name)
             return table.scan(snapshot_id=snapshot_id).count() if table else 0
 
     def move_tag(self, name: str, snapshot_id: int, *, expected: int | None, at: datetime) -> None:
@@ -159,6 +162,29 @@ class Marts(Lake):
             with table.transaction() as transaction:
                 transaction.set_properties({PUBLISHED_AT: at.isoformat(timespec="seconds")})
                 ManageSnapshots(transaction).create_tag(snapshot_id, PUBLISHED).commit()
+
+    def has_passed(self, name: str) -> bool:
+        """Whether the newest version of a table that marts are made of is one that passed its tests."""
+        with self._errors():
+            table, tag = self._table(_BUILD, name), PUBLISHED
+            if table is None:
+                table, tag = self._table(_INTERMEDIATE, name), PASSED
+            tagged = table.snapshot_by_name(tag) if table else None
+            version = table.current_snapshot() if table else None
+            while table and tagged and version and version.snapshot_id != tagged.snapshot_id:
+                # Maintenance brings versions with the same rows.
+                was_rewritten = version.summary is not None and version.summary.operation is Operation.REPLACE
+                parent = version.parent_snapshot_id if was_rewritten else None
+                version = table.snapshot_by_id(parent) if parent else None
+            return tagged is not None and version is not None
+
+    def mark_passed(self, name: str) -> None:
+        """Say that the newest version of a table between the sources and the marts passed its tests; idempotent."""
+        with self._errors():
+            table = self._catalog.load_table(self._name(_INTERMEDIATE, name))
+            newest, tagged = table.current_snapshot(), table.snapshot_by_name(PASSED)
+            if newest and (tagged is None or tagged.snapshot_id != newest.snapshot_id):
+                table.manage_snapshots().create_tag(newest.snapshot_id, PASSED).commit()
 
     def put_view(self, name: str, view: MartView, like_snapshot_id: int) -> None:
         """Create the view of a mart, or replace what it says in one step.
@@ -212,26 +238,26 @@ class Marts(Lake):
             with suppress(NoSuchTableError):
                 self._catalog.purge_table(self._name(_BUILD, name))
 
-    def _namespace(self, layer: Literal["build", "marts"]) -> str:
+    def _namespace(self, layer: Layer) -> str:
         return f"{self._prefix}{layer}"
 
-    def _name(self, layer: Literal["build", "marts"], name: str) -> str:
+    def _name(self, layer: Layer, name: str) -> str:
         return f"{self._namespace(layer)}.{name}"
 
-    def _tables(self, layer: Literal["build", "marts"]) -> list[str]:
+    def _tables(self, layer: Layer) -> list[str]:
         with suppress(NoSuchNamespaceError):
             found = self._catalog.list_tables(self._namespace(layer))
             return [name for _, name in found if _TEMPORARY not in name]
         return []
 
-    def _views(self, layer: Literal["build", "marts"]) -> list[str]:
+    def _views(self, layer: Layer) -> list[str]:
         with suppress(NoSuchNamespaceError):
             return [name for _, name in self._catalog.list_views(self._namespace(layer))]
         return []
 
-    def _build_table(self, name: str) -> Table | None:
+    def _table(self, layer: Layer, name: str) -> Table | None:
         with suppress(NoSuchTableError, NoSuchNamespaceError):
-            return self._catalog.load_table(self._name(_BUILD, name))
+            return self._catalog.load_table(self._name(layer, name))
         return None
 
     def _view(self, name: str) -> View | None:

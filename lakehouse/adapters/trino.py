@@ -2,6 +2,7 @@
 
 import logging
 import re
+import textwrap
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,8 @@ _PASSING_ERRORS = frozenset(
 _REFUSED_LOGIN = re.compile(r"error 40[13]\b")
 """How the client tells that the server does not know the user, or refuses what it asks for."""
 
+_TOLD_CHARACTERS = 300
+
 # The client tells at level INFO, on every import, that it will not store OAuth2 tokens; nothing here uses them.
 logging.getLogger("trino").setLevel(logging.WARNING)
 
@@ -63,7 +66,8 @@ def translate(error: Exception, address: str) -> LakehouseError:
         case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return SettingsError(f"Trino at {address} has a certificate not to be trusted, see trino.ca_file: {error}")
         case exceptions.OperationalError() | exceptions.HttpError() | requests.RequestException():
-            what = f"Trino at {address} does not answer: {error}"
+            told = textwrap.shorten(str(error), _TOLD_CHARACTERS, placeholder=" …")  # may hold a Java stack trace
+            what = f"Trino at {address} does not answer: {told}"
             return ServerUnavailableError(f"{what}; is it up (`lakehouse stack status`)?")
         case _:
             return TerminalError(f"Trino's client: {type(error).__name__}: {error}")

@@ -57,7 +57,7 @@ class Place:
     def metadata(self, mart: str = "days") -> tuple[str, Any]:
         """Where the table's metadata lies, and which version of the view is current."""
         lake = Marts(self.settings)
-        table, view = lake._build_table(mart), lake._view(mart)
+        table, view = lake._table("build", mart), lake._view(mart)
         assert table
         assert view
         return table.metadata_location, view.metadata.current_version_id
@@ -341,6 +341,28 @@ def test_readers_never_see_a_build_that_fails_its_tests_and_see_the_mended_one(
         messages.wait_for([("published", "none", 5)])
     assert days.seen == [good, mended, refreshed]
     assert messages.seen == [counted, [("published", "none", 4)], [("published", "none", 5)]]
+
+
+def test_a_mart_is_not_published_on_top_of_a_table_that_failed_its_tests(warehouse: Warehouse) -> None:
+    sessions, mart = "+int_users__sessions", "int_users__days fct_active_users_daily"
+    test = transform.PROJECT / "tests" / "no_forbidden_events.sql"
+    test.write_text("select * from {{ ref('int_users__sessions') }} where event_count > 1\n")
+    warehouse.add(("2026-11-18", "view"))
+    assert warehouse.build(f"{sessions} {mart}").published == ("fct_active_users_daily",)
+    view = warehouse.name("marts", "fct_active_users_daily")
+    before = warehouse.run(f"SELECT * FROM {view}", "analyst")
+
+    warehouse.add(("2026-11-18", "view"), hour=20)
+    with pytest.raises(TerminalError, match="test no_forbidden_events"):
+        warehouse.build(sessions)
+    with pytest.raises(TerminalError, match=r"int_users__sessions, which it is made of, did not pass .*; readers keep"):
+        warehouse.build(mart)
+    assert warehouse.run(f"SELECT * FROM {view}", "analyst") == before
+
+    test.write_text("select * from {{ ref('int_users__sessions') }} where event_count > 2\n")
+    assert warehouse.build(sessions).published == ()
+    assert warehouse.build(mart).published == ("fct_active_users_daily",)
+    assert warehouse.run(f"SELECT session_count FROM {view}", "analyst") == [(1,)]
 
 
 def test_a_publication_killed_at_any_step_is_finished_by_the_next_build(warehouse: Warehouse) -> None:

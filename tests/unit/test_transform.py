@@ -60,23 +60,29 @@ def test_a_failing_test_is_named_with_what_dbt_says() -> None:
     )
 
 
-def test_the_marts_of_a_project_are_the_models_of_the_schema_build() -> None:
-    mart = {
-        "resource_type": "model",
-        "schema": "test_build",
-        "alias": "fct_events_daily",
-        "description": "What users did.\nOne row a day.",
-        "columns": {"event_date": {"description": "UTC date."}, "event_count": {"description": ""}},
-    }
+def test_the_tables_of_a_project_are_known_with_what_they_are_made_of_and_the_marts_are_those_in_build() -> None:
+    def model(name: str, schema: str, materialized: str, *parents: str) -> dict[str, object]:
+        return {
+            "resource_type": "model",
+            "schema": schema,
+            "alias": name,
+            "description": "What users did.\nOne row a day.",
+            "columns": {"event_date": {"description": "UTC date."}, "event_count": {"description": ""}},
+            "config": {"materialized": materialized},
+            "depends_on": {"nodes": list(parents)},
+        }
+
     nodes = {
-        "model.lakehouse.fct_events_daily": mart,
-        "model.lakehouse.stg_events__user_actions": mart | {"schema": "test_staging"},
-        "test.lakehouse.never_null": mart | {"resource_type": "test"},
+        "stg": model("stg_events", "test_staging", "view", "source.lakehouse.events"),
+        "sessions": model("int_sessions", "test_intermediate", "incremental", "stg"),
+        "latest": model("int_latest", "test_intermediate", "view", "sessions"),
+        "mart": model("fct_events_daily", "test_build", "incremental", "latest", "stg"),
+        "test.lakehouse.never_null": model("never_null", "test_build", "test", "mart") | {"resource_type": "test"},
     }
-    assert transform.read_marts({"nodes": nodes}, "test_build") == {
-        "model.lakehouse.fct_events_daily": Mart(
-            "fct_events_daily", "What users did. One row a day.", {"event_date": "UTC date.", "event_count": ""}
-        )
+    mart = Mart("fct_events_daily", "What users did. One row a day.", {"event_date": "UTC date.", "event_count": ""})
+    assert transform.read_models({"nodes": nodes}, "test_build") == {
+        "mart": transform.Model(name="fct_events_daily", made_of=frozenset({"sessions"}), mart=mart),
+        "sessions": transform.Model(name="int_sessions", made_of=frozenset(), mart=None),
     }
 
 
