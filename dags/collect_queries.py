@@ -9,6 +9,8 @@ Brings the queries that Trino ran since the last time from its topic into the ta
 
 **Why this schedule**: hourly, so that a commit holds many queries. The topic keeps them for 30 days.
 
+**Interval**: from the table's position to what the topic holds now; the topic is one for all environments.
+
 **Safe to re-run?** Always. The table knows how far it has read; a second run finds nothing to do.
 
 **Triage**
@@ -17,12 +19,15 @@ Brings the queries that Trino ran since the last time from its topic into the ta
 | --- | --- |
 | up for retry, exit 75 | Kafka or the catalog is away; look at `lakehouse stack status`. It retries by itself. |
 | failed, exit 1, another run was quicker | nothing; somebody collected by hand. |
-| … were gone from Kafka before they were collected | this DAG was off for longer than the topic keeps its messages. |
+| queries were gone from Kafka before they were collected | it was off for longer than the topic keeps them. |
+
+More in `docs/operations.md`.
 """  # noqa: D212, D415  (the first line is the heading that the UI shows)
 
 from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable
+from alerts import deadline
 from lakehouse_command import TASK_DEFAULTS, LakehouseCommand
 
 with DAG(
@@ -34,6 +39,7 @@ with DAG(
     max_active_runs=1,
     tags=["operations", "trino"],
     default_args=TASK_DEFAULTS,
+    deadline=deadline(timedelta(hours=1)),
 ):
     LakehouseCommand(
         task_id="collect",

@@ -1,10 +1,14 @@
 """Prove that nothing is lost or doubled: from Kafka's offsets through the tables down to the daily aggregates.
 
 The ledger of one topic partition: every offset from the first one read up to the table's position is in the events
-table, or in quarantine, or holds no message, or was lost and a person accepted that; each once. Only a row that a
-replay brought back is in both tables. What does not add up is a `Gap` that names the offsets, the file or the day.
+table, or in its archive, or in quarantine, or holds no message, or was lost and a person accepted that; each once. Only
+a row that a replay brought back is in quarantine and in one of the others. What does not add up is a `Gap` that names
+the offsets, the file or the day.
 
-Trino counts in one pass over the coordinates in both tables; offsets are listed only where the counts disagree.
+A row of the archive counts when the events table says that its part has left it, so a part that is being moved counts
+once, wherever an archiving was killed.
+
+Trino counts in one pass over the coordinates in all tables; offsets are listed only where the counts disagree.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +21,7 @@ from lakehouse.adapters.catalog import Lake, summaries
 from lakehouse.errors import TerminalError
 from lakehouse.plans import Account, Offsets
 from lakehouse.settings import Settings
-from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
 
 MOST_LISTED = 20
 """How many offset ranges a gap lists at most."""
@@ -56,9 +60,9 @@ class LedgerRow:
         position: the next offset to read.
         end_offset: the next offset Kafka will give; null where the topic is no more.
         lag_rows: offsets that wait to be ingested.
-        published_rows: rows of the events table, replayed ones too.
+        published_rows: rows of the events table and of its archive, replayed ones too.
         quarantined_rows: rows of the quarantine table, replayed ones too.
-        replayed_rows: rows of the events table that a replay brought back from quarantine.
+        replayed_rows: rows among them that a replay brought back from quarantine.
         absent_offsets: offsets that hold no message.
         lost_offsets: offsets that Kafka lost before they were read, which a person accepted.
     """
@@ -185,7 +189,7 @@ class _Count:
     """What the tables hold of one topic partition.
 
     Attributes:
-        published: rows of the events table, whatever their offset.
+        published: rows of the events table and of its archive, whatever their offset.
         quarantined: rows of the quarantine table below the position.
         replayed: offsets in the events table that a replay brought.
         present: different offsets from the first to the position in either table.
@@ -207,18 +211,20 @@ class _Tables:
     """The tables as they were at one moment.
 
     The events are those of the snapshot that the table had when it was loaded, and the properties too, so an ingest or
-    a replay that commits afterwards changes nothing here. The quarantine is read later and only grows; what it holds at
-    the position or past it is left out, because the run that wrote it has not ended, or the next one will count it.
+    a replay that commits afterwards changes nothing here. Its archive is loaded after it: what the events say has left
+    them is in there. The quarantine is read later and only grows; what it holds at the position or past it is left out,
+    because the run that wrote it has not ended, or the next one will count it.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._trino = settings.trino_as("transform")
-        table = Lake(settings).load(USER_ACTIONS)
+        lake = Lake(settings)
+        table = lake.load(USER_ACTIONS)
+        archive = lake.load(USER_ACTIONS_ARCHIVE)
         self.properties = table.properties
         self.summaries = summaries(table)
         self._settings = settings
         self._name = _name(settings, USER_ACTIONS)
-        self._replayed_at = _replayed_at(table.schema().column_names)
         self._replays = [
             snapshot.snapshot_id
             for snapshot in sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
@@ -227,10 +233,18 @@ class _Tables:
         snapshot = table.current_snapshot()
         # Trino shows a snapshot by the columns that the table had when it was made.
         known = table.schemas()[snapshot.schema_id or 0] if snapshot else table.schema()
-        version = f" FOR VERSION AS OF {snapshot.snapshot_id}" if snapshot else ""
+        archived = _name(settings, USER_ACTIONS_ARCHIVE)
         self._events = (
             f"SELECT kafka_topic, kafka_partition, kafka_offset, {_replayed_at(known.column_names)} AS replayed_at "
-            f"FROM {self._name}{version}"
+            f"FROM {self._name}{_as_of(table.metadata.current_snapshot_id)} UNION ALL "
+            "SELECT kafka_topic, kafka_partition, kafka_offset, replayed_at "
+            f"FROM {archived}{_as_of(archive.metadata.current_snapshot_id)} WHERE {ledger.counting(table.properties)}"
+        )
+        # What counts when the query runs; it names the live table first, as it must.
+        self._now = (
+            f"SELECT event_date, ingested_at, {_replayed_at(table.schema().column_names)} AS replayed_at "
+            f"FROM {self._name} UNION ALL SELECT event_date, ingested_at, replayed_at FROM {archived} "
+            f"WHERE {ledger.counting_now(_name(settings, USER_ACTIONS, '$properties'))}"
         )
         # Each row as `kind`: ingested, replayed or quarantined.
         self._held = (
@@ -398,7 +412,7 @@ class _Tables:
     def files_twice(self) -> list[Gap]:
         """Find data files that a table has registered more than once."""
         gaps: list[Gap] = []
-        for spec in (USER_ACTIONS, USER_ACTIONS_QUARANTINE):
+        for spec in (USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE):
             rows = trino.query(
                 self._trino,
                 f"SELECT file_path, max(record_count), count(*) FROM {_name(self._settings, spec, '$files')} "
@@ -424,7 +438,7 @@ class _Tables:
             [schema],
         )
         if not built:
-            ((rows,),) = trino.query(self._trino, f"SELECT count(*) FROM {self._name}")
+            ((rows,),) = trino.query(self._trino, f"SELECT count(*) FROM ({self._now})")
             return None, rows, []
         mart = f"{catalog}.{schema}.fct_events_daily"
         last_replayed_at = "max(last_replayed_at)" if ("last_replayed_at",) in built else "NULL"
@@ -435,8 +449,7 @@ class _Tables:
             f"newest AS (SELECT coalesce(max(last_ingested_at), {never}) AS ingested, "
             f"coalesce({last_replayed_at}, {never}) AS replayed FROM {mart}), "
             "seen AS (SELECT event_date, IF(replayed_at IS NULL, ingested_at <= ingested, replayed_at <= replayed) AS "
-            f"is_due FROM (SELECT event_date, ingested_at, {self._replayed_at} AS replayed_at FROM {self._name}) "
-            "CROSS JOIN newest), "
+            f"is_due FROM ({self._now}) CROSS JOIN newest), "
             "arrived AS (SELECT event_date, count_if(is_due) AS due, count_if(NOT is_due) AS later FROM seen "
             "GROUP BY event_date) "
             "SELECT event_date, coalesce(counted, 0), coalesce(due, 0), coalesce(later, 0) "
@@ -457,6 +470,10 @@ class _Tables:
 
 def _name(settings: Settings, spec: TableSpec, suffix: str = "") -> str:
     return f'{settings.catalog.name}.{settings.prefix}{spec.namespace}."{spec.name}{suffix}"'
+
+
+def _as_of(snapshot_id: int | None) -> str:
+    return f" FOR VERSION AS OF {snapshot_id}" if snapshot_id is not None else ""
 
 
 def _replayed_at(columns: Iterable[str]) -> str:

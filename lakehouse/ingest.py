@@ -40,7 +40,7 @@ from lakehouse.errors import (
 )
 from lakehouse.events import RULE_VERSION
 from lakehouse.ingest_task import REPORT_DDL, IngestTask, ReadTask, Target
-from lakehouse.plans import ACCEPT, Account, Available, IngestPlan, plan_ingest
+from lakehouse.plans import ACCEPT, Account, Available, IngestPlan, plan_ingest, up_to
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 
@@ -85,8 +85,13 @@ class Notice:
     problem: str | None = None
 
 
-def run(settings: Settings, progress: Progress | None = None) -> IngestResult:
+def run(settings: Settings, progress: Progress | None = None, until: datetime | None = None) -> IngestResult:
     """Ingest what the topics hold at the start of the call, in bounded commits; idempotent.
+
+    Args:
+        settings: of the environment.
+        progress: called now and then.
+        until: leave messages that Kafka stamped at this moment or later to another run.
 
     Returns:
         Counts of this run; zero when nothing new was there.
@@ -100,7 +105,7 @@ def run(settings: Settings, progress: Progress | None = None) -> IngestResult:
     started = time.monotonic()
     total = IngestResult()
     with _Ingester(settings) as ingester:
-        waits = {topic: ingester.look(topic) for topic in settings.user_actions_topics}
+        waits = {topic: ingester.look(topic, until) for topic in settings.user_actions_topics}
         to_do = sum(rows for rows, _ in waits.values())
         done = 0
         for topic, (rows, available) in waits.items():
@@ -172,11 +177,14 @@ class _Ingester:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def look(self, topic: str) -> tuple[int, Available]:
-        """How many offsets of a topic wait, and what Kafka has of it."""
+    def look(self, topic: str, until: datetime | None = None) -> tuple[int, Available]:
+        """How many offsets of a topic wait, and what Kafka has of it from before this moment."""
         available = kafka.offsets(self._settings, topic)
         properties = self._properties()
         source, _ = self._source(properties, topic)
+        if until is not None:
+            ends = kafka.offsets_at(self._settings, topic, until)
+            available = up_to(ends, ledger.position(properties, source), available)
         return self._plan(source, properties, available, rows_per_run=None).rows, available
 
     def position(self, topic: str) -> dict[str, dict[int, int]]:

@@ -6,9 +6,10 @@ writes files under other names, and the driver names only those of the attempt t
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs, parquet
@@ -165,18 +166,21 @@ class _Writer:
             location = f"{self._target.location}/data/{partition}={day.isoformat()}"
             path = f"{location}/{self._task.run_id}-{uuid.uuid4().hex}.parquet"
             with self._store.open_output_stream(s3.key_of(path)) as stream:
-                parquet.write_table(
-                    _conform(rows, self._target.schema),
-                    stream,
-                    compression="zstd",
-                    use_dictionary=[c for c in rows.column_names if c not in _UNIQUE],  # pyright: ignore[reportArgumentType]
-                    column_encoding=dict.fromkeys(_RISING & set(rows.column_names), "DELTA_BINARY_PACKED"),
-                    store_schema=False,
-                )
+                parquet.write_table(conform(rows, self._target.schema), stream, **file_options(rows.column_names))
             self._report.file(self._spec, path, rows.num_rows)
 
 
-def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def file_options(columns: Sequence[str]) -> dict[str, Any]:
+    """How data files with these columns are written, as arguments of pyarrow's."""
+    return {
+        "compression": "zstd",
+        "use_dictionary": [column for column in columns if column not in _UNIQUE],
+        "column_encoding": dict.fromkeys(_RISING & set(columns), "DELTA_BINARY_PACKED"),
+        "store_schema": False,
+    }
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Bring rows to the table's own columns; a column that only the table has stays empty."""
     fields: list[pa.Field] = []
     columns: list[pa.Array | pa.ChunkedArray] = []

@@ -10,6 +10,13 @@ A *source* is a topic as the table knows it. Its name stands in the column `kafk
     lakehouse.replays               how often quarantine was replayed into it
     lakehouse.replayed.<source>     how many of its rows replays brought, per topic partition
 
+What left a table for its archive comes in numbered parts, see `lakehouse.archive`:
+
+    lakehouse.archive.last-part     in the archive: the newest part that was ever registered
+    lakehouse.archive.through       in the live table: rows of parts up to this number have left it
+    lakehouse.archive.restored      in the live table: of those, the parts whose rows were brought back
+    lakehouse.archive.held          in the live table: restored dates, and until when no archiving takes them
+
 A source is called like its topic. When a topic was deleted and made anew and that was accepted, offsets start again,
 so the new one becomes a source of its own: `user-actions#2`; Kafka allows no `#` in a topic's name.
 """
@@ -17,6 +24,7 @@ so the new one becomes a source of its own: `user-actions#2`; Kafka allows no `#
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import date
 
 from lakehouse.plans import Account, Offsets
 
@@ -27,6 +35,10 @@ RUN = "lakehouse.run."
 RULES = "lakehouse.rule-version"
 REPLAYS = "lakehouse.replays"
 REPLAYED = "lakehouse.replayed."
+LAST_PART = "lakehouse.archive.last-part"
+THROUGH = "lakehouse.archive.through"
+RESTORED = "lakehouse.archive.restored"
+HELD = "lakehouse.archive.held"
 
 RUN_ID = "lakehouse.run-id"
 TOPIC = "lakehouse.topic"
@@ -50,6 +62,70 @@ def accounts(properties: Properties, source: str) -> dict[int, Account]:
 def replayed(properties: Properties, source: str) -> dict[int, int]:
     """How many rows of each topic partition replays have brought."""
     return _offsets(properties.get(REPLAYED + source, "{}"))
+
+
+def last_part(properties: Properties) -> int:
+    """The newest part that an archive ever registered; 0 before the first."""
+    return int(properties.get(LAST_PART, "0"))
+
+
+def through(properties: Properties) -> int:
+    """Up to which part the rows have left a live table; 0 before the first."""
+    return int(properties.get(THROUGH, "0"))
+
+
+def restored(properties: Properties) -> frozenset[int]:
+    """The parts whose rows were brought back into a live table, as far as the archive may still have them."""
+    return frozenset(json.loads(properties.get(RESTORED, "[]")))
+
+
+def held(properties: Properties) -> dict[date, date]:
+    """The dates that were brought back into a live table, each with the first day on which they may leave it again."""
+    days = json.loads(properties.get(HELD, "{}"))
+    return {date.fromisoformat(day): date.fromisoformat(until) for day, until in days.items()}
+
+
+def has_left(properties: Properties, part: int) -> bool:
+    """Whether the rows of a part of the archive are in the archive alone: then and only then they count there."""
+    return part <= through(properties) and part not in restored(properties)
+
+
+_PART_OF_ROW = "coalesce(try_cast(regexp_extract(\"$path\", '/part-([0-9]+)-', 1) AS bigint), 0)"
+
+
+def counting(properties: Properties) -> str:
+    """Trino's SQL for a condition that holds for the rows of an archive that count there.
+
+    Args:
+        properties: of the live table as it is read; the archive must have been loaded after it.
+    """
+    excluded = ", ".join(map(str, sorted(restored(properties)))) or "-1"
+    return f"({_PART_OF_ROW} <= {through(properties)} AND {_PART_OF_ROW} NOT IN ({excluded}))"
+
+
+def counting_now(properties_table: str) -> str:
+    """The same condition by what the live table says while the query runs, which must name that table first.
+
+    Args:
+        properties_table: full name of the live table's metadata table `$properties`.
+    """
+
+    def value(key: str, kind: str, otherwise: str) -> str:
+        return f"(SELECT coalesce(max({kind}), {otherwise}) FROM {properties_table} WHERE key = '{key}')"  # noqa: S608
+
+    last = value(THROUGH, "CAST(value AS bigint)", "0")
+    excluded = value(RESTORED, "CAST(json_parse(value) AS array(bigint))", "ARRAY[]")
+    return f"({_PART_OF_ROW} <= {last} AND NOT contains({excluded}, {_PART_OF_ROW}))"
+
+
+def restored_text(parts: Iterable[int]) -> str:
+    """Part numbers as they stand in a property."""
+    return json.dumps(sorted(parts))
+
+
+def held_text(dates: Mapping[date, date]) -> str:
+    """Held dates as they stand in a property."""
+    return json.dumps({day.isoformat(): until.isoformat() for day, until in sorted(dates.items())})
 
 
 def topic_id(properties: Properties, source: str) -> str | None:

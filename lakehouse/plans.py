@@ -107,6 +107,20 @@ def plan_ingest(source: str, position: Offsets, available: Available, *, rows_pe
     return IngestPlan(source, ranges, dict(position), after)
 
 
+def up_to(ends: Offsets, position: Offsets, available: Available) -> Available:
+    """Leave out of what Kafka has the offsets from `ends` on, and none that the table has read already.
+
+    Args:
+        ends: end offset per topic partition; one that is missing ends where Kafka ends.
+        position: what the table has, per topic partition.
+        available: what Kafka has.
+    """
+    return {
+        p: (start, min(end, max(start, ends.get(p, end), position.get(p, start))))
+        for p, (start, end) in available.items()
+    }
+
+
 def _shares(lags: Mapping[int, int], most: int) -> dict[int, int]:
     """Cut `most` in proportion to the lags; what rounding leaves goes to the largest remainders."""
     total = sum(lags.values())

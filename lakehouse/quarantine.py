@@ -1,7 +1,7 @@
 """Quarantine: look at what was refused, and bring back what today's rules accept, each message once.
 
-Quarantine only ever grows. A row of it is *open* until the events table has a row with the same coordinates and a
-`replayed_at`; a replay adds those rows, and nothing else does.
+Quarantine only ever grows. A row of it is *open* until the events table, or its archive, has a row with the same
+coordinates and a `replayed_at`; a replay adds those rows, and nothing else does.
 
 A replay reads the events table as of one snapshot, finds the open rows, judges their bytes again and commits the
 accepted ones in one step, from the count of replays that the table had: of two at once one commits and the other
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from lakehouse.errors import LakehouseError, TerminalError
 from lakehouse.events import RULE_VERSION
 from lakehouse.ingest_task import IngestTask, Target
 from lakehouse.settings import Settings
-from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
 from lakehouse.transforms import decode_batch
 
 ROWS_AT_ONCE = 20_000
@@ -241,6 +242,7 @@ class _Replay:
     ) -> None:
         self._settings, self._lake, self._selection, self._progress = settings, lake, selection, progress
         self._events = lake.load(USER_ACTIONS)
+        self._archive = lake.load(USER_ACTIONS_ARCHIVE)  # after the events, which say what of it counts
         self._schema = lake.write_schema(self._events, USER_ACTIONS)
         # Loaded after the events: whatever lies below their position is in here by now.
         self._quarantine = lake.load(USER_ACTIONS_QUARANTINE)
@@ -301,10 +303,13 @@ class _Replay:
         self._progress(most, most)
 
     def _replayed_offsets(self) -> dict[tuple[str, int], Offsets]:
-        """The coordinates of every row that a replay brought, offsets sorted and each once."""
+        """The coordinates of every row that a replay brought, archived ones too, offsets sorted and each once."""
         found: dict[tuple[str, int], list[Offsets]] = {}
         columns = ("kafka_topic", "kafka_partition", "kafka_offset")
-        for batch in self._lake.read(self._events, columns, [("replayed_at", "is present", None)]).batches:
+        replayed: Condition = ("replayed_at", "is present", None)
+        # A part that is being moved is in both tables, which does no harm here: each offset is taken once.
+        tables = (self._events, self._archive)
+        for batch in chain.from_iterable(self._lake.read(table, columns, [replayed]).batches for table in tables):
             topics = batch["kafka_topic"].dictionary_encode()
             indices = topics.indices.to_numpy()
             partitions, offsets = _numbers(batch, "kafka_partition"), _numbers(batch, "kafka_offset")
@@ -412,12 +417,15 @@ def _selected(settings: Settings, selection: Selection) -> tuple[str, Sequence[A
         "kafka_partition = ?": [] if selection.topic_partition is None else [selection.topic_partition],
         "kafka_offset = ?": [] if selection.offset is None else [selection.offset],
     }
+    coordinates = "kafka_topic, kafka_partition, kafka_offset"
     where = " AND ".join(["true", *(condition for condition, values in wanted.items() if values)])
     sql = (
         f"SELECT refused.*, replayed_at FROM {_table(settings, USER_ACTIONS_QUARANTINE)} AS refused LEFT JOIN "
         "(SELECT kafka_topic AS topic, kafka_partition AS topic_partition, kafka_offset AS offset_, "
-        f"min(replayed_at) AS replayed_at FROM {_table(settings, USER_ACTIONS)} WHERE replayed_at IS NOT NULL "
-        "GROUP BY kafka_topic, kafka_partition, kafka_offset) "
+        "min(replayed_at) AS replayed_at FROM ("
+        f"SELECT {coordinates}, replayed_at FROM {_table(settings, USER_ACTIONS)} UNION ALL "
+        f"SELECT {coordinates}, replayed_at FROM {_table(settings, USER_ACTIONS_ARCHIVE)}) "
+        f"WHERE replayed_at IS NOT NULL GROUP BY {coordinates}) "
         "ON kafka_topic = topic AND kafka_partition = topic_partition AND kafka_offset = offset_ "
         f"WHERE {where}"
     )

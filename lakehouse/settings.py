@@ -44,6 +44,9 @@ class S3Settings(BaseModel):
     access_key: str = Field("lakehouse", description="Access key of the pipeline's user.")
     secret_key: SecretStr = Field(NO_SECRET, description="Secret key of the pipeline's user.")
     warehouse_bucket: str = Field("warehouse", description="Bucket of the Iceberg tables.")
+    archive_bucket: str = Field(
+        "archive", description="Bucket of old events; may lie on cheaper storage, behind the same endpoint."
+    )
 
 
 class CatalogSettings(BaseModel):
@@ -155,6 +158,14 @@ class IngestSettings(BaseModel):
     commit_seconds: float = Field(1.0, gt=0, description="How often `ingest follow` commits, in seconds.")
 
 
+class MaintenanceSettings(BaseModel):
+    """How much one statement of maintenance takes on."""
+
+    statement_bytes: int = Field(
+        512 << 20, gt=0, description="Bytes of data files that one statement rewrites at most; Trino holds them sorted."
+    )
+
+
 class StackSettings(BaseModel):
     """Secrets of the servers on one machine; generated, used by `lakehouse stack` alone."""
 
@@ -204,6 +215,7 @@ class Settings(BaseSettings):
     airflow: AirflowSettings = AirflowSettings()  # pyright: ignore[reportCallIssue]
     spark: SparkSettings = SparkSettings()  # pyright: ignore[reportCallIssue]
     ingest: IngestSettings = IngestSettings()  # pyright: ignore[reportCallIssue]
+    maintenance: MaintenanceSettings = MaintenanceSettings()  # pyright: ignore[reportCallIssue]
     stack: StackSettings = StackSettings()  # pyright: ignore[reportCallIssue]
 
     @field_validator("home", "cache", "java_home", "ca_bundle")

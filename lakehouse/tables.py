@@ -5,9 +5,9 @@ Columns marked `pii` name or point at a person: their values never get into tabl
 A column with `unknown_field` is promoted: `lakehouse.promotion` fills it from the field that producers already send.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import pyarrow as pa
 
@@ -52,6 +52,53 @@ class Column:
             raise ValueError(f"column {self.name} of an unknown field must be optional and one of {kinds}")
 
 
+LEAST_ORPHAN_HOURS: Final = 72
+"""A file that no table knows may belong to a write that goes on; none takes this long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How maintenance keeps a table; `lakehouse.maintenance_plan` says what follows from it.
+
+    Attributes:
+        target_file_bytes: size that compaction brings data files to.
+        small_file_ratio: a file below this share of the target is small.
+        closed_after_hours: a partition that nobody wrote to for so long is closed.
+        snapshot_days: age at which a snapshot expires.
+        min_snapshots: so many of the newest are kept however old they are.
+        max_snapshots: so many are kept at most; those that readers may still use count as well and stay.
+        orphan_hours: age at which an object in the table's place that the table does not know is garbage; None leaves
+            such objects alone.
+        archive_after_days: age at which a partition moves to the archive; None keeps it.
+        analyze_bytes: statistics read the whole table, so they are only made up to this size.
+
+    Raises:
+        ValueError: a value that could cost data, or makes no sense.
+    """
+
+    target_file_bytes: int = 256 << 20
+    small_file_ratio: float = 0.5
+    closed_after_hours: float = 6
+    snapshot_days: float = 5
+    min_snapshots: int = 3
+    max_snapshots: int = 1000
+    orphan_hours: float | None = LEAST_ORPHAN_HOURS
+    archive_after_days: int | None = None
+    analyze_bytes: int = 10 << 30
+
+    def __post_init__(self) -> None:
+        if self.orphan_hours is not None and self.orphan_hours < LEAST_ORPHAN_HOURS:
+            raise ValueError(f"orphan_hours is {self.orphan_hours}, and below {LEAST_ORPHAN_HOURS} a write may go on")
+        if self.target_file_bytes < 1 or not 0 < self.small_file_ratio <= 1:
+            raise ValueError("target_file_bytes must be positive and small_file_ratio above 0 and at most 1")
+        if not 1 <= self.min_snapshots <= self.max_snapshots:
+            raise ValueError("min_snapshots must be at least 1 and at most max_snapshots")
+        if self.closed_after_hours < 0 or self.snapshot_days < 0 or self.analyze_bytes < 0:
+            raise ValueError("closed_after_hours, snapshot_days and analyze_bytes must not be negative")
+        if self.archive_after_days is not None and self.archive_after_days < 1:
+            raise ValueError("archive_after_days must be at least 1")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSpec:
     """A table as it should be.
@@ -62,6 +109,8 @@ class TableSpec:
         sort_by: order of the rows within a data file that compaction leaves; ingest sorts by the first of these columns
             and keeps the order of arrival in it.
         retention_days: age of a partition after which policy removes it; None keeps it.
+        policy: how maintenance keeps the table.
+        bucket: which of the two buckets in the settings holds its files.
         properties: Iceberg table properties beside those that every table has.
     """
 
@@ -73,6 +122,8 @@ class TableSpec:
     partition_by: tuple[str, ...]
     sort_by: tuple[str, ...]
     retention_days: int | None = None
+    policy: Policy = Policy()
+    bucket: Literal["warehouse", "archive"] = "warehouse"
     properties: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -132,6 +183,7 @@ USER_ACTIONS: Final = TableSpec(
     ),
     partition_by=("event_date",),
     sort_by=("user_id", "event_datetime"),
+    policy=Policy(archive_after_days=400),  # a whole year and the month to compare it with
 )
 
 HEADERS: Final = pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())]))
@@ -196,7 +248,48 @@ QUERY_HISTORY: Final = TableSpec(
     retention_days=90,
 )
 
+MAINTENANCE_RUNS: Final = TableSpec(
+    namespace="ops",
+    name="maintenance_runs",
+    doc="What `lakehouse maintain apply` did to the tables; one row per action.",
+    owner="data-platform",
+    columns=(
+        Column("run_id", pa.string(), "The run that took the action."),
+        Column("table_name", pa.string(), "The table as `namespace.name`, without prefix."),
+        Column("action", pa.string(), "compact, expire_snapshots, rewrite_manifests, remove_orphans or analyze."),
+        Column("table_partition", pa.string(), "The partition compacted; null for the whole table.", required=False),
+        Column("reason", pa.string(), "Why, in words with numbers."),
+        Column("started_at", MICROS, "When the action began, UTC."),
+        Column("ended_at", MICROS, "When it ended, UTC."),
+        Column("ended_date", pa.date32(), "UTC date of ended_at."),
+        Column("outcome", pa.string(), "done, failed, or skipped because a dbt build wrote to the table."),
+        Column("error", pa.string(), "What went wrong; null when nothing did.", required=False),
+        Column("files_before", pa.int64(), "Data and delete files of the newest snapshot before the action."),
+        Column("files_after", pa.int64(), "Data and delete files of the newest snapshot after it.", required=False),
+        Column("bytes_before", pa.int64(), "Bytes of those files."),
+        Column("bytes_after", pa.int64(), "Bytes of those files.", required=False),
+        Column("reclaimed_bytes", pa.int64(), "Bytes that the action took out of the object store."),
+        Column("probe", pa.string(), "The query that was timed before and after; null without rows.", required=False),
+        Column("planning_seconds_before", pa.float64(), "How long Trino planned it before.", required=False),
+        Column("planning_seconds_after", pa.float64(), "How long Trino planned it after.", required=False),
+        Column("scan_seconds_before", pa.float64(), "How long the rest of it took before.", required=False),
+        Column("scan_seconds_after", pa.float64(), "How long the rest of it took after.", required=False),
+    ),
+    partition_by=("ended_date",),
+    sort_by=("ended_at",),
+    retention_days=365,
+)
+
 INGESTED: Final = (USER_ACTIONS, USER_ACTIONS_QUARANTINE)
 """The tables that share the messages of the user actions: each message is in one of them."""
 
-ALL: Final = (*INGESTED, QUERY_HISTORY)
+USER_ACTIONS_ARCHIVE: Final = replace(
+    USER_ACTIONS,
+    name="user_actions_archive",
+    doc="Old user actions, moved here from events.user_actions; its data files are those of the archive themselves.",
+    bucket="archive",
+    # No file is ever too small, and none is garbage: each must stay as its manifest describes it.
+    policy=Policy(target_file_bytes=1, orphan_hours=None),
+)
+
+ALL: Final = (*INGESTED, QUERY_HISTORY, MAINTENANCE_RUNS, USER_ACTIONS_ARCHIVE)

@@ -117,6 +117,7 @@ def build(
     select: str | None = None,
     full_refresh: bool = False,
     *,
+    since: datetime | None = None,
     unit_tests: bool = False,
     withdraw_gone: bool = False,
     report: Callable[[str], None] | None = None,
@@ -131,6 +132,7 @@ def build(
         settings: where Trino is.
         select: dbt's node selection (`staging`, `fct_events_daily+`, …); everything when None.
         full_refresh: rebuild incremental models from all events.
+        since: take in again all that arrived since this time, and rebuild the dates it touches.
         unit_tests: run dbt's unit tests too; they test the project, not the data.
         withdraw_gone: take back the marts that the project has no more, with their data.
         report: called with each line dbt prints.
@@ -149,7 +151,7 @@ def build(
     target = target_directory(settings)
     with only_one(target) as lock:
         try:
-            result = _run(settings, arguments, lock, report)
+            result = _run(settings, arguments, lock, report, since)
             models = _project_models(settings)
             built = {unique_id: models[unique_id] for unique_id in result.built if unique_id in models}
             _refuse_unproven(settings, built, models)
@@ -229,6 +231,11 @@ def _login(settings: Settings) -> dict[str, str]:
         "TRINO_CA_FILE": str(login.ca_file or certifi.where()),
         "DBT_ENV_SECRET_TRINO_PASSWORD": login.password.get_secret_value() if login.password else "",
     }
+
+
+def _arrived(since: datetime | None) -> dict[str, str]:
+    """What `dbt/macros/arrival.sql` reads: a time as Trino writes it."""
+    return {"LAKEHOUSE_ARRIVED_SINCE": f"{since.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"} if since else {}
 
 
 def read_result(run_results: Mapping[str, Any]) -> BuildResult:
@@ -342,7 +349,11 @@ def _shorten(text: str) -> str:
 
 
 def _run(
-    settings: Settings, arguments: Sequence[str], lock: int, report: Callable[[str], None] | None = None
+    settings: Settings,
+    arguments: Sequence[str],
+    lock: int,
+    report: Callable[[str], None] | None = None,
+    since: datetime | None = None,
 ) -> BuildResult:
     target = target_directory(settings)
     results = _run_results(settings)
@@ -351,7 +362,7 @@ def _run(
     with subprocess.Popen(
         [str(Path(sys.executable).with_name("dbt")), *arguments],
         cwd=PROJECT,
-        env=environment(settings),
+        env=environment(settings) | _arrived(since),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -22,10 +22,19 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Everything that arrived from this moment on may be new to the model; of an empty table, everything. -#}
+{#-
+    Everything that arrived from this moment on may be new to the model; of an empty table, everything.
+
+    A build that is asked to take in again what arrived since some time cuts there, when that is earlier.
+-#}
 {% macro arrival_cut() -%}
-    coalesce({{ built_through(this) }}, timestamp '1970-01-01 00:00:00.000000 UTC')
-    - interval '{{ var("arrival_overlap_hours") }}' hour
+    {%- set own -%}
+        coalesce({{ built_through(this) }}, timestamp '1970-01-01 00:00:00.000000 UTC')
+        - interval '{{ var("arrival_overlap_hours") }}' hour
+    {%- endset -%}
+    {#- Asked for at run time only: what is read while models are parsed makes dbt parse them anew when it changes. -#}
+    {%- set since = env_var('LAKEHOUSE_ARRIVED_SINCE', '') if execute else '' -%}
+    {%- if since -%} least({{ own }}, timestamp '{{ since }}') {%- else -%} {{ own }} {%- endif -%}
 {%- endmacro %}
 
 {#-

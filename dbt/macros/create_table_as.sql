@@ -14,7 +14,8 @@
         {%- set sql = get_select_subquery(sql) -%}
     {%- endif %}
     {%- set in_pieces = not temporary and config.get('meta', {}).get('first_build') == 'in_pieces' -%}
-    {%- set pieces = date_pieces(source('events', 'user_actions')) if in_pieces else [] -%}
+    {%- set tables = ['user_actions', 'user_actions_archive'] if in_pieces else [] -%}
+    {%- set pieces = date_pieces(tables) if tables else [] -%}
     {%- if pieces | length > 1 -%}
         {{ create_table_in_pieces(relation, sql, pieces) }}
     {%- else -%}
@@ -47,20 +48,31 @@
 {%- endmacro %}
 
 {#-
-    The dates of a table that is partitioned by `event_date`, as pairs of a first and a last one: few enough for the
-    writers that are open at once, and with so few rows that a window over them fits into a query's memory.
+    The dates of tables of events, which are partitioned by `event_date`, as pairs of a first and a last one: few enough
+    for the writers that are open at once, and with so few rows that a window over them fits into a query's memory.
 -#}
-{% macro date_pieces(relation) -%}
-    {%- set partitions = relation.incorporate(path={'identifier': relation.identifier ~ '$partitions'}) -%}
+{% macro date_pieces(tables) -%}
     {%- set pieces -%}
+        with dates as (
+            select event_date, sum(record_count) as record_count
+            from (
+                {%- for table in tables %}
+                {%- set relation = source('events', table) %}
+                {%- set partitions = relation.incorporate(path={'identifier': relation.identifier ~ '$partitions'}) %}
+                select partition.event_date as event_date, record_count from {{ partitions }}
+                {{ 'union all' if not loop.last }}
+                {%- endfor %}
+            )
+            group by event_date
+        )
         select
             cast(min(event_date) as varchar),
             cast(max(event_date) as varchar)
         from (
             select
-                partition.event_date as event_date,
-                (sum(record_count) over (order by partition.event_date) - record_count) / {{ var('piece_rows') }} as nth
-            from {{ partitions }}
+                event_date,
+                (sum(record_count) over (order by event_date) - record_count) / {{ var('piece_rows') }} as nth
+            from dates
         )
         group by date_trunc('month', event_date), nth
         order by 1

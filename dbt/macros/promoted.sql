@@ -4,7 +4,7 @@
     together.
 
     `path` is the column's `unknown_field` in `lakehouse/tables.py`; `type` is varchar, bigint, double, boolean or
-    timestamp. In a staging model:
+    timestamp. In a staging model, which names the column among those it reads:
 
         promoted('color', 'product_information.color', 'varchar') as color
 -#}

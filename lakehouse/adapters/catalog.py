@@ -7,7 +7,7 @@ and it succeeds only from the position the caller started at.
 import itertools
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -53,6 +53,7 @@ from pyiceberg.view import View
 from pyiceberg.view.metadata import ViewVersion
 from requests.adapters import HTTPAdapter
 
+from lakehouse.adapters import s3
 from lakehouse.errors import (
     CommitStateUnknownError,
     FenceError,
@@ -214,6 +215,10 @@ class Lake:
                     for table in self._catalog.list_tables(namespace):
                         self._catalog.purge_table(table)
                     self._catalog.drop_namespace(namespace)
+        store = s3.filesystem(self._settings.s3)
+        for folder in ("events", "manifests"):
+            with suppress(FileNotFoundError):
+                store.delete_dir(f"{self._settings.s3.archive_bucket}/{self._prefix}{folder}")
 
     def write_schema(self, table: Table, spec: TableSpec) -> pa.Schema:
         """The Arrow schema of new data files: the table's columns with their field ids.
@@ -302,6 +307,33 @@ class Lake:
             CommitStateUnknownError: the catalog's answers were lost and it can't be asked what happened.
             ServerUnavailableError: the catalog refused or did not answer, and surely nothing was committed.
         """
+        told = {RUN_ID: run_id} | dict(summary)
+        return self._commit(
+            spec,
+            lambda table: _commit_once(table, files, properties, told),
+            expected=expected,
+            properties=properties,
+            run_id=run_id,
+        )
+
+    def _commit(
+        self,
+        spec: TableSpec,
+        once: Callable[[Table], int],
+        *,
+        expected: Mapping[str, str | None],
+        properties: Mapping[str, str],
+        run_id: str,
+    ) -> int:
+        """Make one commit by as many attempts as it takes, as `append` tells; `once` makes one of them.
+
+        Args:
+            spec: the table.
+            once: commits to the table as it is given and returns the snapshot's id; its summary has the run id.
+            expected: as `append` has them.
+            properties: what `once` sets.
+            run_id: as `append` has it.
+        """
         sent = False
         problem: Exception | None = None
         for attempt in range(_COMMIT_ATTEMPTS):
@@ -316,7 +348,7 @@ class Lake:
                 return snapshot_id
             _refuse_moved_fence(table, self.identifier(spec), expected)
             try:
-                return _commit_once(table, files, properties, {RUN_ID: run_id} | dict(summary))
+                return once(table)
             except CommitFailedException as error:  # somebody else committed first; nothing of ours landed
                 problem = error
             except _OUTCOME_UNKNOWN as error:
@@ -344,6 +376,7 @@ class Lake:
             self._catalog.create_table(
                 name,
                 schema=schema,
+                location=self._location(spec),
                 partition_spec=PartitionSpec(
                     *(
                         PartitionField(ids[column], 1000 + index, IdentityTransform(), column)
@@ -356,6 +389,14 @@ class Lake:
         except TableAlreadyExistsError:  # another `tables apply` was quicker
             return _evolve(self._catalog.load_table(name), spec, name)
         return Applied(name, "created")
+
+    def _location(self, spec: TableSpec) -> str | None:
+        """Where a new table goes; None leaves it to the catalog, which puts it into the warehouse."""
+        if spec.bucket == "warehouse":
+            return None
+        # A table made again must not find the files of the dropped one.
+        unique = f"{spec.name}-{uuid.uuid4().hex}"
+        return f"s3://{self._settings.s3.archive_bucket}/{self._prefix}{spec.namespace}/{unique}"
 
     @contextmanager
     def _errors(self) -> Generator[None]:

@@ -8,8 +8,10 @@ Every fault of the client leaves here as one of `lakehouse.errors`.
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -217,6 +219,29 @@ def offsets(settings: Settings, topic: str) -> dict[int, tuple[int, int]]:
         bounds.append({topic_partition.partition: result.offset for topic_partition, result in found.items()})
     start_offsets, end_offsets = bounds
     return {partition: (start_offsets[partition], end_offsets[partition]) for partition in sorted(start_offsets)}
+
+
+def offsets_at(settings: Settings, topic: str, moment: datetime) -> dict[int, int]:
+    """Find the first offset of each partition whose message is stamped with this moment or later.
+
+    Returns:
+        The offset per partition; without those that hold no such message.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    spec = OffsetSpec.for_timestamp(math.ceil(moment.timestamp() * 1000))
+    request: dict[TopicPartition, Any] = {TopicPartition(topic, p): spec for p in _partitions(settings, topic)}
+    found = _answers(
+        settings,
+        f"read the offsets of {topic} at {moment:%Y-%m-%dT%H:%M:%SZ}",
+        lambda admin: admin.list_offsets(
+            request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
+        ),
+    )
+    reached = {topic_partition.partition: result.offset for topic_partition, result in found.items()}
+    return {partition: offset for partition, offset in sorted(reached.items()) if offset >= 0}
 
 
 def send(

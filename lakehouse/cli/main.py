@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import demo, pipeline, quarantine, queries, query, stack
+from lakehouse.cli import archive, demo, maintain, pipeline, quarantine, queries, query, stack
 from lakehouse.cli.output import errors
 from lakehouse.errors import LakehouseError
 
@@ -21,9 +21,13 @@ app = typer.Typer(
 )
 app.add_typer(stack.app, name="stack")
 app.add_typer(pipeline.tables_app, name="tables")
+pipeline.tables_app.command("health")(maintain.health)
+pipeline.tables_app.command("cost")(maintain.cost)
+app.add_typer(maintain.app, name="maintain")
 app.add_typer(pipeline.ingest_app, name="ingest")
 app.add_typer(pipeline.transform_app, name="transform")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(archive.app, name="archive")
 app.add_typer(queries.app, name="queries")
 app.command("produce")(pipeline.produce)
 app.command("audit")(pipeline.audit)

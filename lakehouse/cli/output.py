@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from threading import Event, Lock
 from typing import Annotated, Any
@@ -48,6 +49,9 @@ class Format(StrEnum):
     JSON = "json"
 
 
+MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"]
+"""How a moment may be written in an option; without an offset it is UTC."""
+
 Output = Annotated[Format, typer.Option("--output", "-o", help="Write the answer as text or as one line of JSON.")]
 
 
@@ -72,6 +76,13 @@ def _cell(value: object) -> Text:
     if value is None:
         return Text()
     return Text(f"{value:,}" if isinstance(value, int) else str(value))  # text as it is, whatever brackets it holds
+
+
+def in_utc(moment: datetime | None) -> datetime | None:
+    """A moment as an option brought it, in UTC."""
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
 
 
 def megabytes(size_bytes: int) -> str:

@@ -15,11 +15,13 @@ from lakehouse import produce as producing
 from lakehouse.accept_loss import accept_loss
 from lakehouse.adapters.catalog import Lake
 from lakehouse.cli.output import (
+    MOMENTS,
     Format,
     Output,
     answers,
     drained_on_signal,
     errors,
+    in_utc,
     print_json,
     print_table,
     row_progress,
@@ -51,14 +53,28 @@ def apply(output: Output = Format.TEXT) -> None:
 
 
 @ingest_app.command("run")
-def run(output: Output = Format.TEXT) -> None:
+def run(
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=MOMENTS,
+            metavar="TIME",
+            help="Leave what Kafka stamped at this time or later, UTC, to another run.",
+        ),
+    ] = None,
+    output: Output = Format.TEXT,
+) -> None:
     """Ingest what the topics hold now, then stop; a second call finds nothing new.
 
-    Example: `lakehouse ingest run --output json`
+    Examples:
+
+    `lakehouse ingest run --output json`
+
+    `lakehouse ingest run --until 2023-10-24T00:00:00`
     """
     settings = artifacts.with_local_spark(get_settings())
     with row_progress("ingest") as progress:
-        result = ingest.run(settings, progress)
+        result = ingest.run(settings, progress, in_utc(until))
     _show_ingest(result, output)
 
 
@@ -134,6 +150,14 @@ def transform_run(
         str | None, typer.Option(help="dbt selection; `+fct_events_daily` takes in what the mart stands on.")
     ] = None,
     full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Build incremental models anew.")] = False,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=MOMENTS,
+            metavar="TIME",
+            help="Take in again what arrived since this time, UTC, and rebuild the dates it touches.",
+        ),
+    ] = None,
     withdraw_gone: Annotated[
         bool, typer.Option("--withdraw-gone", help="Drop marts that the project has no more, with their data.")
     ] = False,
@@ -143,12 +167,17 @@ def transform_run(
 
     When a model or a test fails, nothing is published: readers keep the marts as they were, and the error says so.
 
-    Example: `lakehouse transform run --select +fct_events_daily`
+    Examples:
+
+    `lakehouse transform run --select +fct_events_daily`
+
+    `lakehouse transform run --since 2023-10-24`
     """
     result = transform.build(
         get_settings(),
         select,
         full_refresh,
+        since=in_utc(since),
         withdraw_gone=withdraw_gone,
         report=lambda line: errors.print(line, markup=False),
     )

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from lakehouse import quarantine
-from lakehouse.cli.output import Format, Output, answers, print_json, print_table, row_progress
+from lakehouse.cli.output import MOMENTS, Format, Output, answers, in_utc, print_json, print_table, row_progress
 from lakehouse.quarantine import Refused, Selection
 from lakehouse.settings import get_settings
 
 SHOWN_BYTES = 2000
-MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"]
 
 app = typer.Typer(help="Look at refused messages, and bring back what today's rules accept.", no_args_is_help=True)
 
@@ -153,18 +152,12 @@ def _selection(
 ) -> Selection:
     return Selection(
         reasons=tuple(reason or ()),
-        since=_in_utc(since),
-        until=_in_utc(until),
+        since=in_utc(since),
+        until=in_utc(until),
         topics=tuple(topic or ()),
         topic_partition=partition,
         offset=offset,
     )
-
-
-def _in_utc(moment: datetime | None) -> datetime | None:
-    if moment is None or moment.tzinfo is None:
-        return moment and moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC)
 
 
 def _document(row: Refused) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -293,7 +294,11 @@ def _meaning(column: Column) -> str:
 def _traits(spec: TableSpec) -> str:
     retention = "kept for ever" if spec.retention_days is None else f"kept for {spec.retention_days} days"
     partition, order = (", ".join(f"`{name}`" for name in names) for names in (spec.partition_by, spec.sort_by))
-    return f"Partitioned by {partition}; rows of a file sorted by {order}; {retention}; owned by {spec.owner}."
+    policy = ", ".join(f"`{name}` {value}" for name, value in asdict(spec.policy).items() if value is not None)
+    return (
+        f"Partitioned by {partition}; rows of a file sorted by {order}; {retention}; owned by {spec.owner}.\n\n"
+        f"[Policy](operations.md#table-maintenance): {policy}."
+    )
 
 
 def _field_rules(cases: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ import typer
 from lakehouse.cli.output import Format, Output, answers, errors, install_progress, megabytes, print_json, print_table
 from lakehouse.errors import TerminalError
 from lakehouse.settings import Settings, get_settings
-from lakehouse.stack import checks, local
+from lakehouse.stack import checks, launch, local
 from lakehouse.stack import install as installing
 from lakehouse.stack.supervision import Supervision
 
@@ -114,6 +114,22 @@ def _report(output: Format) -> None:
                 answers.print(f"{row.name}: {row.detail}", markup=False)
     if any(row.health == "unhealthy" for row in rows):
         raise typer.Exit(1)
+
+
+@app.command("airflow", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def airflow(context: typer.Context) -> None:
+    """Run Airflow's own command line on this stack's Airflow.
+
+    Examples:
+
+    `lakehouse stack airflow dags list-runs transform`
+
+    `lakehouse stack airflow backfill create --dag-id transform --from-date 2026-01-30 --to-date 2026-01-31`
+    """
+    settings = get_settings()
+    command, environment = launch.client(settings, "airflow-api-server")
+    if code := subprocess.run([*command, *context.args], env=environment, check=False).returncode:
+        raise typer.Exit(code)
 
 
 @app.command()

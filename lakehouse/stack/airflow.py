@@ -30,7 +30,10 @@ DAGS = PROJECT_ROOT / "dags"
 DATABASE = "airflow"
 PARALLEL_TASKS = 4
 """Two for Spark and dbt on two cores, and two that only wait or watch."""
-POOLS = {"transform": "One dbt writer at a time, because two would rebuild the same table_partition."}
+POOLS = {
+    "transform": "One dbt writer at a time, because two would rebuild the same table_partition.",
+    "maintenance": "One maintainer at a time, because two would rewrite or delete the same files.",
+}
 MIGRATION_SECONDS = 300
 
 
@@ -163,6 +166,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONFIG": str(settings.home / "conf" / "airflow" / "airflow.cfg"),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.defpath)),
+        # The triggerer, unlike the others, does not look into the folder of the DAGs for their callbacks.
+        "PYTHONPATH": os.pathsep.join((str(DAGS), str(PROJECT_ROOT))),
         **{
             f"AIRFLOW__{section}__{option}".upper(): str(value)
             for section, values in options.items()

@@ -22,6 +22,16 @@ def environment(settings: Settings, server: Server) -> dict[str, str]:
     return {"PATH": os.defpath, "LANG": "C.UTF-8"} | base | dict(server.environment) | marks
 
 
+def client(settings: Settings, name: str) -> tuple[list[str], dict[str, str]]:
+    """The program of a server, without its arguments, and an environment for other commands of it.
+
+    It carries no marks of this stack: what a person runs by hand is not for the stack to end.
+    """
+    server = servers(settings)[name]
+    seen = environment(settings, server)
+    return [server.command[0]], {key: value for key, value in seen.items() if key not in {MARK, NAME_MARK}}
+
+
 def main(name: str) -> None:
     """Replace this process by the server `name`."""
     settings = get_settings()

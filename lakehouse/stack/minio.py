@@ -16,7 +16,7 @@ POLICY = "lakehouse-pipeline"
 
 
 def server(settings: Settings) -> Server:
-    """Describe the MinIO server with the warehouse bucket and the pipeline's user."""
+    """Describe the MinIO server with its buckets and the pipeline's user."""
     endpoint = urlsplit(settings.s3.endpoint)
     port = endpoint.port or 80
     console = port + 1
@@ -45,7 +45,7 @@ def server(settings: Settings) -> Server:
         },
         prepare=lambda: data.mkdir(parents=True, exist_ok=True),
         probe=lambda: _probe(settings),
-        settle=lambda: _create_bucket_and_user(settings),
+        settle=lambda: _create_buckets_and_user(settings),
         start_seconds=60,
         memory_bytes=300_000_000,
     )
@@ -68,17 +68,18 @@ def _probe(settings: Settings) -> None:
     _client(settings).list_buckets()
 
 
-def _create_bucket_and_user(settings: Settings) -> None:
-    bucket = settings.s3.warehouse_bucket
+def _create_buckets_and_user(settings: Settings) -> None:
+    buckets = (settings.s3.warehouse_bucket, settings.s3.archive_bucket)
     client = _client(settings)
-    if not client.bucket_exists(bucket):
-        client.make_bucket(bucket)
+    for bucket in buckets:
+        if not client.bucket_exists(bucket):
+            client.make_bucket(bucket)
     address = urlsplit(settings.s3.endpoint).netloc
     admin = MinioAdmin(endpoint=address, credentials=_root(settings), secure=False, http_client=_pool())
     allowed = {
         "Effect": "Allow",
         "Action": ["s3:*"],
-        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        "Resource": [f"arn:aws:s3:::{bucket}{objects}" for bucket in buckets for objects in ("", "/*")],
     }
     admin.policy_add(POLICY, policy={"Version": "2012-10-17", "Statement": [allowed]})
     admin.user_add(settings.s3.access_key, settings.s3.secret_key.get_secret_value())

@@ -33,7 +33,7 @@ from lakehouse.errors import (
 )
 from lakehouse.ledger import POSITION, RULES, offsets_text, position
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS_QUARANTINE, Column, TableSpec
+from lakehouse.tables import ALL, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, Column, TableSpec
 
 pytestmark = pytest.mark.integration
 
@@ -184,9 +184,11 @@ def test_applying_creates_and_a_second_time_changes_nothing(environment: Setting
         (f"{environment.prefix}events.user_actions", "created"),
         (f"{environment.prefix}quarantine.user_actions", "created"),
         (f"{environment.prefix}ops.query_history", "created"),
+        (f"{environment.prefix}ops.maintenance_runs", "created"),
+        (f"{environment.prefix}events.user_actions_archive", "created"),
     ]
     again = [lake.apply(spec) for spec in ALL]
-    assert [(a.outcome, a.changes) for a in again] == [("unchanged", ())] * 3
+    assert [(a.outcome, a.changes) for a in again] == [("unchanged", ())] * len(ALL)
 
 
 def test_a_table_is_made_as_its_spec_says(environment: Settings) -> None:
@@ -217,6 +219,24 @@ def test_a_table_is_made_as_its_spec_says(environment: Settings) -> None:
     assert table.properties["comment"] == USER_ACTIONS_QUARANTINE.doc
     assert table.properties["write.metadata.metrics.column.raw"] == "none"
     assert table.format_version == 2
+
+
+def test_the_archive_lies_in_a_bucket_of_its_own_and_goes_with_its_environment(environment: Settings) -> None:
+    lake = Lake(environment)
+    lake.apply(USER_ACTIONS_ARCHIVE)
+    place = f"s3://archive/{environment.prefix}events/user_actions_archive-"
+    first = lake.load(USER_ACTIONS_ARCHIVE).location()
+    assert first.startswith(place)
+    stray = f"archive/{environment.prefix}manifests/stray.json"
+    store = s3.filesystem(environment.s3)
+    with store.open_output_stream(stray) as stream:
+        stream.write(b"{}")
+    lake.drop_environment()
+    assert {found.type.name for found in store.get_file_info([stray, s3.key_of(first)])} == {"NotFound"}
+    lake.apply(USER_ACTIONS_ARCHIVE)
+    again = lake.load(USER_ACTIONS_ARCHIVE).location()
+    assert again.startswith(place)
+    assert again != first
 
 
 def test_a_new_column_doc_and_property_reach_a_table_with_rows(environment: Settings, lake: Lake) -> None:

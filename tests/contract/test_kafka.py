@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,24 @@ def test_the_broker_stamps_messages_with_its_own_clock(environment: Settings, to
     kafka.send(environment, topic, [Message(None, b"v")])
     (received,) = kafka.read(environment, topic)
     assert before < received.timestamp_millis / 1000 < time.time() + 60
+
+
+def test_a_moment_is_found_in_each_partition_that_has_a_later_message(environment: Settings) -> None:
+    name = f"{environment.prefix}stamped"
+    kafka.create_topic(environment, name, 3, {"message.timestamp.type": "CreateTime"})
+    producer = Producer({"bootstrap.servers": environment.kafka.bootstrap_servers})
+    moment = datetime.now(UTC).replace(microsecond=0)
+    at = int(moment.timestamp() * 1000)
+    for partition, stamps in {0: (at - 2, at - 1, at, at + 1), 1: (at - 1,)}.items():
+        for stamp in stamps:
+            producer.produce(name, b"v", partition=partition, timestamp=stamp)
+    assert producer.flush(30) == 0
+    try:
+        assert kafka.offsets_at(environment, name, moment) == {0: 2}
+        assert kafka.offsets_at(environment, name, moment - timedelta(seconds=1)) == {0: 0, 1: 0}
+        assert kafka.offsets_at(environment, name, moment + timedelta(microseconds=1)) == {0: 3}
+    finally:
+        kafka.delete_topic(environment, name)
 
 
 def test_a_rate_is_kept_and_progress_ends_at_the_count(environment: Settings, topic: str) -> None:

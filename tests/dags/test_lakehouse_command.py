@@ -100,6 +100,86 @@ def test_a_result_that_is_no_json_fails_at_once_where_counts_decide(command: Cal
         command("echo done", skip_unless=COUNTS).execute(attempt(1))
 
 
+def test_an_error_says_what_the_command_said_of_it(command: Callable[..., Any]) -> None:
+    from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+
+    script = "echo 'error: no table t: run `lakehouse tables apply`' >&2; echo 'a last line' >&2; exit 1"
+    with pytest.raises(AirflowFailException, match=r"ended with 1: no table t: run `lakehouse tables apply`$"):
+        command(script).execute(attempt(1))
+
+
+OPTIONS = {"until": "--until", "again": "--again", "tables": "--table", "prefix": "LAKEHOUSE_PREFIX"}
+TELL = """printf '{"told": "%s|%s"}\\n' "$*" "$LAKEHOUSE_PREFIX" """
+
+
+def told(operator: Any, **given: Any) -> str:
+    """What a command of these params is called with, and its prefix."""
+    from airflow.sdk import DAG, Param  # noqa: PLC0415
+    from airflow.sdk.definitions.param import ParamsDict  # noqa: PLC0415
+
+    params = ParamsDict(
+        {
+            "until": Param(None, type=["null", "string"], pattern=r"^\d+$"),
+            "again": Param(False, type="boolean"),
+            "tables": Param(None, type=["null", "array"], items={"type": "string"}),
+            "prefix": Param(None, type=["null", "string"]),
+        }
+    )
+    with DAG("made_up", schedule=None, params=params) as dag:
+        operator.dag = dag
+    values = {name: given.get(name, params[name]) for name in params}
+    return operator.execute(attempt(1) | {"dag": dag, "params": values})["told"]
+
+
+@pytest.mark.parametrize(
+    ("given", "called_with"),
+    [
+        ({}, "ingest run|"),
+        ({"until": "5", "again": True, "tables": ["a", "b"]}, "ingest run --until=5 --again --table=a --table=b|"),
+        ({"until": "", "again": False, "tables": []}, "ingest run|"),
+        ({"prefix": "dev_"}, "ingest run|dev_"),
+    ],
+)
+def test_a_param_becomes_an_option_or_a_setting(
+    command: Callable[..., Any], given: dict[str, Any], called_with: str
+) -> None:
+    assert told(command(TELL, options=OPTIONS), **given) == called_with
+
+
+def test_a_param_that_a_run_leaves_empty_is_the_variables(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_MADE_UP_UNTIL", "7")
+    monkeypatch.setenv("AIRFLOW_VAR_MADE_UP_TABLES", '["a", "b"]')
+    options: dict[str, Any] = {"options": OPTIONS, "intervals": {"until": "9"}}
+    assert told(command(TELL, **options)) == "ingest run --until=7 --table=a --table=b|"
+    assert told(command(TELL, **options), until="8", tables=["c"]) == "ingest run --until=8 --table=c|"
+
+
+def test_the_interval_says_what_neither_run_nor_variable_does(command: Callable[..., Any]) -> None:
+    assert told(command(TELL, options=OPTIONS, intervals={"until": "9"})) == "ingest run --until=9|"
+    assert told(command(TELL, options=OPTIONS, intervals={"until": ""})) == "ingest run|"
+
+
+@pytest.mark.parametrize(("name", "text"), [("UNTIL", "tomorrow"), ("TABLES", "[1]"), ("TABLES", "a, b")])
+def test_a_variable_that_does_not_fit_fails_at_once_and_is_named(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+
+    monkeypatch.setenv(f"AIRFLOW_VAR_MADE_UP_{name}", text)
+    with pytest.raises(AirflowFailException, match=f"made_up_{name.lower()} does not fit"):
+        told(command(TELL, options=OPTIONS))
+
+
+def test_a_connection_brings_settings(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = '{"conn_type": "aws", "host": "http://s3.test", "login": "me", "password": "hidden-one"}'
+    monkeypatch.setenv("AIRFLOW_CONN_LAKEHOUSE_S3", connection)
+    script = """printf '{"told": "%s %s %s"}\\n' "$LAKEHOUSE_S3__ENDPOINT" "$LAKEHOUSE_S3__ACCESS_KEY" \\
+        "$(printf %s "$LAKEHOUSE_S3__SECRET_KEY" | tr a-z b-za)" """
+    assert command(script).execute(attempt(1)) == {"told": "http://s3.test me ijeefo-pof"}
+
+
 def test_a_program_that_is_missing_fails_at_once(command: Callable[..., Any]) -> None:
     from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
 

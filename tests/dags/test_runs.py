@@ -1,6 +1,8 @@
 """The DAGs run in this process, with a small shell program in the place of `lakehouse`."""
 
+import copy
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own modules use what others have deprecated
 
 
-def run(dagbag: Any, dag_id: str, script: str, path: Path, patch: pytest.MonkeyPatch) -> Any:
+def run(dagbag: Any, dag_id: str, script: str, path: Path, patch: pytest.MonkeyPatch, **options: Any) -> Any:
     program = path / "lakehouse"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     patch.setenv("PATH", os.pathsep.join((str(path), os.environ["PATH"])))
-    return dagbag.dags[dag_id].test()
+    dag = copy.deepcopy(dagbag.dags[dag_id])  # a run leaves its conf in the params
+    dag.deadline = None  # Airflow would look for what only a scheduler has stored
+    return dag.test(**options)
 
 
 def updates(run_id: str) -> list[str]:
@@ -49,3 +53,55 @@ def test_a_transform_that_fails_updates_nothing(dagbag: Any, tmp_path: Path, mon
     finished = run(dagbag, "transform", "exit 1", tmp_path, monkeypatch)
     assert finished.state == "failed"
     assert updates(finished.run_id) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "called_with"),
+    [
+        ({}, "ingest run --output json --until=2026-01-30T00:05:00+00:00 "),
+        ({"run_conf": {"until": "2026-01-29"}}, "ingest run --output json --until=2026-01-29 "),
+        ({"run_conf": {"prefix": "dev_"}}, "ingest run --output json --until=2026-01-30T00:05:00+00:00 dev_"),
+    ],
+)
+def test_an_ingest_reads_to_the_end_of_its_interval_unless_it_is_told_otherwise(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], called_with: str
+) -> None:
+    monkeypatch.delenv("LAKEHOUSE_PREFIX", raising=False)
+    script = f"""echo "$* $LAKEHOUSE_PREFIX" > {tmp_path}/call; echo '{{"published_rows": 1, "quarantined_rows": 0}}'"""
+    moment = datetime(2026, 1, 30, 0, 5, tzinfo=UTC)
+    finished = run(dagbag, "ingest_user_actions", script, tmp_path, monkeypatch, logical_date=moment, **options)
+    assert finished.state == "success"
+    assert (tmp_path / "call").read_text() == f"{called_with}\n"
+
+
+def test_a_transform_takes_what_arrived_and_only_what_is_asked_for_beside(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"""echo "$*" > {tmp_path}/call; echo '{{}}'"""
+    assert run(dagbag, "transform", script, tmp_path, monkeypatch).state == "success"
+    assert (tmp_path / "call").read_text() == "transform run --output json\n"
+    conf = {"select": "+fct_events_daily", "since": "2026-01-30", "full_refresh": True}
+    assert run(dagbag, "transform", script, tmp_path, monkeypatch, run_conf=conf).state == "success"
+    wanted = "transform run --output json --select=+fct_events_daily --since=2026-01-30 --full-refresh\n"
+    assert (tmp_path / "call").read_text() == wanted
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "done", "nothing", "asset"),
+    [
+        ("maintain_tables", """{"actions": [{"table": "t"}]}""", """{"actions": []}""", "ops.maintenance_runs"),
+        (
+            "archive_events",
+            """{"archived": [{"date": "2026-01-30"}], "withdrawn": []}""",
+            """{"archived": [], "withdrawn": []}""",
+            "events.user_actions_archive",
+        ),
+    ],
+)
+def test_maintenance_and_archiving_wake_others_only_when_they_did_something(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_id: str, done: str, nothing: str, asset: str
+) -> None:
+    for result, updated in ((done, [asset]), (nothing, [])):
+        finished = run(dagbag, dag_id, f"echo '{result}'", tmp_path, monkeypatch)
+        assert finished.state == "success"
+        assert updates(finished.run_id) == updated

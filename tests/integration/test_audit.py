@@ -20,7 +20,7 @@ from lakehouse.ledger import POSITION, entries
 from lakehouse.plans import Account
 from lakehouse.publish import Mart, publish
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.tables import INGESTED, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.tables import INGESTED, USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
 from tests.integration.replaying import open_replay_shop
 from tests.shops import event
 
@@ -300,6 +300,7 @@ def test_tables_older_than_replays_are_audited_and_replayed(environment: Setting
     older = replace(USER_ACTIONS, columns=tuple(c for c in USER_ACTIONS.columns if c.name != "replayed_at"))
     lake.apply(older)
     lake.apply(USER_ACTIONS_QUARANTINE)
+    lake.apply(USER_ACTIONS_ARCHIVE)
     _publish(shop, lake, older)
     assert audit(shop).ok
     lake.apply(USER_ACTIONS)  # the snapshot is still of the older columns

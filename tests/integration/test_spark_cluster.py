@@ -2,18 +2,13 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
-import pyspark
 import pytest
 
 from lakehouse.adapters import kafka
@@ -22,95 +17,21 @@ from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from tests.clusters import Cluster, family_of, is_at_a_task, kill, standalone, wait_for
 from tests.shops import bad, good, open_shop
 
 pytestmark = pytest.mark.integration
 
 LAKEHOUSE = Path(sys.executable).with_name("lakehouse")
-SPARK_CLASS = Path(pyspark.__file__).with_name("bin") / "spark-class"
 PARTITIONS = 4
 STRETCHES = 4
 EVENTS, BAD = 3000, 25  # of each stretch
 
-Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A running master with two workers of one core each."""
-
-    master: str
-    workers: tuple[psutil.Process, ...]
-
-
-def wait_for(find: Callable[[], Found | None], seconds: float = 240) -> Found:
-    deadline = time.monotonic() + seconds
-    while (found := find()) is None:
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
-def family_of(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        if process.is_running():
-            process.kill()
-    psutil.wait_procs(processes, timeout=30)
-
 
 @pytest.fixture
 def cluster(stack: Settings, tmp_path: Path) -> Iterator[Cluster]:
-    environment = {
-        "PATH": os.defpath,
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-        "JAVA_HOME": str(stack.spark.java_home),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_DAEMON_MEMORY": "256m",
-        "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    }
-
-    def start(stack_of_servers: ExitStack, name: str, *arguments: str) -> tuple[psutil.Process, Path]:
-        log = tmp_path / f"{name}.log"
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [SPARK_CLASS, *arguments],
-                cwd=tmp_path,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        process = psutil.Process(server.pid)
-        stack_of_servers.callback(server.wait, 30)
-        stack_of_servers.callback(lambda: kill(family_of(process)))
-        return process, log
-
-    deploy = "org.apache.spark.deploy"
-    with ExitStack() as servers:
-        _, log = start(
-            servers, "master", f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"
-        )
-        master = wait_for(lambda: re.search(r"spark://127\.0\.0\.1:[1-9]\d*", log.read_text()))[0]
-        workers = [
-            start(
-                servers,
-                name,
-                f"{deploy}.worker.Worker",
-                *("--host", "127.0.0.1", "--port", "0", "--webui-port", "0"),
-                *("--cores", "1", "--memory", "1g", "--work-dir", str(tmp_path / name), master),
-            )
-            for name in ("worker-1", "worker-2")
-        ]
-        for _, log in workers:
-            wait_for(lambda log=log: "Successfully registered with master" in log.read_text() or None)
-        yield Cluster(master, tuple(process for process, _ in workers))
+    with standalone(stack, tmp_path) as found:
+        yield found
 
 
 def message(number: int) -> Message:
@@ -176,13 +97,7 @@ def is_bad(sent: Message) -> bool:
 
 def tasks_at_work(worker: psutil.Process) -> list[psutil.Process] | None:
     """The Python processes that are at a task of a worker: children of its executor's Python daemon."""
-
-    def is_daemon(process: psutil.Process | None) -> bool:
-        with suppress(psutil.Error):
-            return process is not None and "pyspark.daemon" in process.cmdline()
-        return False
-
-    return [p for p in family_of(worker) if is_daemon(p) and is_daemon(p.parent())] or None
+    return [process for process in family_of(worker) if is_at_a_task(process)] or None
 
 
 def test_the_same_command_runs_on_a_cluster(shop: Settings, cluster: Cluster) -> None:

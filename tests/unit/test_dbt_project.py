@@ -111,7 +111,7 @@ def test_a_description_lies_beside_its_model() -> None:
 def test_only_staging_reads_sources_and_no_layer_reads_a_later_one(path: Path) -> None:
     assert len(sources(path)) == (1 if layer(path.stem) == "staging" else 0)
     earlier = {
-        "staging": set[str](),
+        "staging": {"staging"},
         "intermediate": {"staging", "intermediate"},
         "marts": {"staging", "intermediate", "marts"},
     }

@@ -1,5 +1,7 @@
 """What a table knows about its topics, from properties to values and back."""
 
+from datetime import date
+
 import pytest
 
 from lakehouse import ledger
@@ -42,3 +44,18 @@ def test_a_topic_made_anew_gets_the_next_number(source: str, topic: str, followi
 def test_only_the_commits_of_a_source_moved_it() -> None:
     move = {"lakehouse.topic": "t", "lakehouse.start-offsets": '{"0": 1}', "lakehouse.end-offsets": '{"0": 4}'}
     assert ledger.advances([{}, move, move | {"lakehouse.topic": "t#2"}], "t") == [({0: 1}, {0: 4})]
+
+
+def test_a_part_counts_in_the_archive_once_it_has_left_the_live_table_for_good() -> None:
+    properties = {"lakehouse.archive.through": "4", "lakehouse.archive.restored": "[2, 3]"}
+    assert [part for part in range(1, 7) if ledger.has_left(properties, part)] == [1, 4]
+    assert not ledger.has_left({}, 1)
+    assert (ledger.through({}), ledger.last_part({}), ledger.restored({})) == (0, 0, frozenset())
+
+
+def test_the_properties_of_an_archive_say_again_what_was_put_into_them() -> None:
+    held = {date(2026, 2, 1): date(2026, 3, 8), date(2026, 1, 31): date(2026, 3, 9)}
+    assert ledger.held({ledger.HELD: ledger.held_text(held)}) == held
+    assert ledger.held_text(held) == '{"2026-01-31": "2026-03-09", "2026-02-01": "2026-03-08"}'
+    assert ledger.restored({ledger.RESTORED: ledger.restored_text({10, 9})}) == {9, 10}
+    assert ledger.restored_text({10, 9}) == "[9, 10]"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse.errors import DataLossError
-from lakehouse.plans import OffsetRange, plan_ingest
+from lakehouse.plans import OffsetRange, plan_ingest, up_to
 
 PLENTY = 10**9
 
@@ -64,6 +64,22 @@ def test_a_topic_partition_added_later_is_read_from_its_first_message() -> None:
     plan = plan_ingest("t", {0: 5}, {0: (0, 5), 1: (0, 2)}, rows_per_run=PLENTY)
     assert plan.ranges == (OffsetRange(1, 0, 2),)
     assert plan.after == {0: 5, 1: 2}
+
+
+@pytest.mark.parametrize(
+    ("position", "taken"),
+    [
+        ({}, {0: (2, 6), 1: (0, 4), 2: (5, 5)}),
+        ({0: 3, 1: 0, 2: 7}, {0: (2, 6), 1: (0, 4), 2: (5, 7)}),  # 2 was read past that moment
+        ({0: 8, 1: 4, 2: 5}, {0: (2, 8), 1: (0, 4), 2: (5, 5)}),
+        ({0: 20}, {0: (2, 9), 1: (0, 4), 2: (5, 5)}),  # which planning then refuses: Kafka ends before
+    ],
+)
+def test_what_came_later_is_left_out_and_what_was_read_is_not(
+    position: dict[int, int], taken: dict[int, tuple[int, int]]
+) -> None:
+    available = {0: (2, 9), 1: (0, 4), 2: (5, 8)}
+    assert up_to({0: 6, 2: 5}, position, available) == taken
 
 
 @pytest.mark.parametrize(

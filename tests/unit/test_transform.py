@@ -1,7 +1,7 @@
 """What is read from dbt's answers, and what its process may see."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -142,6 +142,12 @@ def test_dbt_sees_the_settings_and_nothing_of_the_callers_environment(
     assert "DBT_PROFILE" not in seen
     assert seen["LAKEHOUSE_PREFIX"] == "test_ab12_"
     assert seen["DBT_SEND_ANONYMOUS_USAGE_STATS"] == "false"
+
+
+def test_a_time_to_take_in_again_reaches_the_models_as_trino_writes_it() -> None:
+    since = datetime(2026, 1, 30, 1, 30, tzinfo=timezone(timedelta(hours=2)))
+    assert transform._arrived(since) == {"LAKEHOUSE_ARRIVED_SINCE": "2026-01-29 23:30:00.000000 UTC"}
+    assert transform._arrived(None) == {}
 
 
 def test_environments_do_not_share_a_target_directory(tmp_path: Path) -> None:

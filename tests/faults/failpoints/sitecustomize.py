@@ -26,7 +26,7 @@ PLACE, ACTION, HITS = (os.environ.get("FAILPOINT") or "none:kill:0").split(":")
 FIRST, LAST = (int(hit) for hit in (HITS.split("-") * 2)[:2])
 STATE = Path(os.environ["FAILPOINT_STATE"])
 DRIVER = int(os.environ.setdefault("FAILPOINT_DRIVER", str(os.getpid())))
-COMMIT = re.compile(r"/namespaces/\w*?(events|quarantine)/tables/\w+$")
+COMMIT = re.compile(r"/namespaces/\w*?(events|quarantine)/tables/\w+?(_archive)?$")
 
 
 def count(name: str) -> int:
@@ -105,21 +105,48 @@ def collect(original: Any, *arguments: Any) -> Any:
 
 
 def send(original: Any, adapter: Any, request: Any, *arguments: Any) -> Any:
-    """`events-sending`, `quarantine-sending`: all but the commit is done; `…-landed`: the catalog has answered it."""
+    """`events-sending`, `quarantine-sending`, `archive-sending`: all but the commit is done; `…-landed`: it landed."""
     commit = COMMIT.search(request.url) if request.method == "POST" else None
-    if commit:
-        hit(f"{commit[1]}-sending")
+    name = commit and ("archive" if commit[2] else commit[1])
+    if name:
+        hit(f"{name}-sending")
     answer = original(adapter, request, *arguments)
-    if commit:
-        hit(f"{commit[1]}-landed")
+    if name:
+        hit(f"{name}-landed")
     return answer
+
+
+def passed(place: str) -> Callable[..., Any]:
+    """A place behind a call."""
+
+    def call(original: Any, *arguments: Any) -> Any:
+        answer = original(*arguments)
+        hit(place)
+        return answer
+
+    return call
+
+
+def part_files(module: Any) -> None:
+    """`part-written`, `part-read-back`, `part-described`, `manifest-removed`: that is done, the next step is not."""
+    wrap(module.PartFiles, "write", passed("part-written"))
+    wrap(module.PartFiles, "read_back", passed("part-read-back"))
+    wrap(module.PartFiles, "save", passed("part-described"))
+    wrap(module.PartFiles, "remove_manifest", passed("manifest-removed"))
+
+
+def parquet(module: Any) -> None:
+    """`mid-part`: the first rows of a part's file are written, and its end is not."""
+    wrap(module, "write_table", write_table)
+    wrap(module.ParquetWriter, "write_table", passed("mid-part"))
 
 
 WATCHED: dict[str, Callable[[Any], None]] = {
     "lakehouse.ingest_task": lambda module: wrap(module.IngestTask, "__call__", call_task),
     "lakehouse.adapters.catalog": lambda module: wrap(module.Lake, "append", append),
     "lakehouse.adapters.spark": lambda module: wrap(module, "collect", collect),
-    "pyarrow.parquet": lambda module: wrap(module, "write_table", write_table),
+    "lakehouse.archive_files": part_files,
+    "pyarrow.parquet": parquet,
     "requests.adapters": lambda module: wrap(module.HTTPAdapter, "send", send),
 }
 
