@@ -64,7 +64,7 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def call_task(original: Any, task: Any, batches: Any) -> Any:
-    """`decoded`: a task's first batch was, and the next is asked for; `uploaded`: the files are, and not yet reported."""
+    """`decoded`: a task's first batch was, and the next is asked for; `uploaded`: the files are, but not reported."""
 
     def watched() -> Any:
         for number, batch in enumerate(batches):
