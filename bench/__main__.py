@@ -2,7 +2,6 @@
 
 import functools
 import json
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,13 +12,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from bench import live, race, report, results
+from bench.command import run
 from bench.contenders import connect_jars
 from bench.contenders.registry import ALL, OURS
 from bench.ground import Ground, Topic
 from bench.race import Run, RunError
 from bench.say import say
 from lakehouse.adapters import trino
-from lakehouse.cli.output import errors, install_progress
+from lakehouse.cli.output import install_progress
 from lakehouse.errors import LakehouseError
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import artifacts, local
@@ -260,16 +260,5 @@ def main(
     say(f"results in {file}, the document in {page}")
 
 
-def _run() -> None:
-    # Both end the bench as Ctrl-C does, which cleans up; a shell turns SIGINT off for what it starts in the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        typer.run(main)
-    except LakehouseError as error:
-        errors.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    _run()
+    run(main)

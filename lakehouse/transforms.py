@@ -127,8 +127,9 @@ def sort_rows(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Sort by columns of strings, dates or integers without nulls; equal rows keep their order.
 
     One integer holds the ranks of a row in all the columns and its place, so that integers are all that is sorted.
-    Columns that were sorted by come back dictionary-encoded when they are strings: their texts are moved no more.
+    Columns that were sorted by may come back dictionary-encoded when they are strings: their texts are moved no more.
     """
+    given = table
     key, most = np.zeros(table.num_rows, np.int64), 1
     for name in columns:
         column = table.column(name).combine_chunks()
@@ -146,7 +147,7 @@ def sort_rows(table: pa.Table, columns: Sequence[str]) -> pa.Table:
             ranks, count = numbers - least, int(numbers.max(initial=0)) - least + 1
         most *= count
         if most * table.num_rows > _MOST_RANKS:
-            return table.sort_by([(column, "ascending") for column in columns])
+            return given.sort_by([(column, "ascending") for column in columns])
         key = key * count + ranks
     key = key * table.num_rows + np.arange(table.num_rows)
     key.sort()

@@ -1,18 +1,16 @@
 """The command behind `make bench-dbt`: measure what was asked for, write the results, and from them the document."""
 
-import signal
-import sys
 from typing import Annotated, Any, Final
 
 import typer
 
 from bench import report, results
+from bench.command import run
 from bench.say import say
 from bench.warehouse import daily, layout
 from bench.warehouse.ground import Warehouse
 from bench.warehouse.report import ratios
-from lakehouse.cli.output import errors, install_progress
-from lakehouse.errors import LakehouseError
+from lakehouse.cli.output import install_progress
 from lakehouse.settings import PROJECT_ROOT
 from lakehouse.stack import local
 
@@ -106,16 +104,5 @@ def main(
     say(f"results in {file}, the document in {page}")
 
 
-def _run() -> None:
-    # Both end the bench as Ctrl-C does, which cleans up; a shell turns SIGINT off for what it starts in the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        typer.run(main)
-    except LakehouseError as error:
-        errors.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    _run()
+    run(main)

@@ -125,7 +125,7 @@ def test_no_server_listens_beyond_the_loopback(running: Stack) -> None:
 def test_no_secret_stands_in_a_command_line_or_in_the_configuration(running: Stack) -> None:
     lines = running.home.joinpath("credentials.env").read_text().splitlines()
     secrets = [line.partition("=")[2] for line in lines]
-    assert len(secrets) == 9
+    assert len(secrets) == 13
     files = [path.read_text() for path in running.home.joinpath("conf").rglob("*") if path.is_file()]
     texts = [*files, *(" ".join(process.cmdline()) for process in running.processes())]
     assert [text for text in texts if any(secret in text for secret in secrets)] == []

@@ -148,3 +148,5 @@ def test_numbers_too_far_apart_to_be_ranked_together_are_sorted_all_the_same() -
     table = pa.table({"a": [2**62, -(2**62), 0], "b": [2**62, 0, -(2**62)]})
     assert sort_rows(table, ("a", "b"))["a"].to_pylist() == [-(2**62), 0, 2**62]
     assert sort_rows(table, ("a",))["a"].to_pylist() == [-(2**62), 0, 2**62]
+    named = table.append_column("name", pa.array(["b", "a", "b"]))
+    assert sort_rows(named, ("name", "a", "b"))["a"].to_pylist() == [-(2**62), 0, 2**62]

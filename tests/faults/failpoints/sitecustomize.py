@@ -1,4 +1,4 @@
-"""Kill or hold a process of an ingest at an exact place; Python loads this in every process that has it on its path.
+"""Kill or hold a process of a command at an exact place; Python loads this in every process that has it on its path.
 
 `FAILPOINT=place:action:first[-last]` acts on those hits of the place, counted over all processes of one command:
 
@@ -116,6 +116,13 @@ def send(original: Any, adapter: Any, request: Any, *arguments: Any) -> Any:
     return answer
 
 
+def take_step(original: Any, lake: Any, step: Any, *arguments: Any) -> None:
+    """`publishing`: one more step is about to be taken; `published`: it was."""
+    hit("publishing")
+    original(lake, step, *arguments)
+    hit("published")
+
+
 def passed(place: str) -> Callable[..., Any]:
     """A place behind a call."""
 
@@ -145,6 +152,7 @@ WATCHED: dict[str, Callable[[Any], None]] = {
     "lakehouse.ingest_task": lambda module: wrap(module.IngestTask, "__call__", call_task),
     "lakehouse.adapters.catalog": lambda module: wrap(module.Lake, "append", append),
     "lakehouse.adapters.spark": lambda module: wrap(module, "collect", collect),
+    "lakehouse.publish": lambda module: wrap(module, "_take", take_step),
     "lakehouse.archive_files": part_files,
     "pyarrow.parquet": parquet,
     "requests.adapters": lambda module: wrap(module.HTTPAdapter, "send", send),
