@@ -16,6 +16,7 @@ What goes wrong with *data* is not here: a bad message becomes a row in quaranti
 A message says what happened, where, and what to do next. It never holds a secret.
 """
 
+import textwrap
 from typing import ClassVar
 
 
@@ -63,3 +64,8 @@ class CommitStateUnknownError(LakehouseError):
     """A commit was sent and its answer never came; it may or may not have landed, and the same command finds out."""
 
     exit_code: ClassVar[int] = 3
+
+
+def shorten(told: str) -> str:
+    """As much of what a server or program told as a message should hold: it may be a page, or a stack trace."""
+    return textwrap.shorten(told, 300, placeholder=" …")

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import orjson
 
 from lakehouse import publish
 from lakehouse.adapters import trino
-from lakehouse.errors import LakehouseError, TerminalError, TransientError
+from lakehouse.errors import LakehouseError, TerminalError, TransientError, shorten
 from lakehouse.settings import PROJECT_ROOT, Settings
 
 PROJECT = PROJECT_ROOT / "dbt"
@@ -260,7 +259,7 @@ def read_result(run_results: Mapping[str, Any]) -> BuildResult:
             built.append(node["unique_id"])
         if status not in {"pass", "skipped"}:
             told: str = node.get("message") or status
-            message = _shorten(told)
+            message = shorten(told)
             failed.append(Failure(name=name, resource_type=resource_type, message=message))
     return BuildResult(
         models=counted["model"],
@@ -344,10 +343,6 @@ def _run_results(settings: Settings) -> Path:
     return target_directory(settings) / "run_results.json"
 
 
-def _shorten(text: str) -> str:
-    return textwrap.shorten(text, 300, placeholder=" …")
-
-
 def _run(
     settings: Settings,
     arguments: Sequence[str],
@@ -381,7 +376,7 @@ def _run(
             return result
     told = "\n".join(output)
     error = TransientError if is_passing_fault(told) else TerminalError
-    cause = _shorten(told.rpartition("[ERROR]:")[2])
+    cause = shorten(told.rpartition("[ERROR]:")[2])
     raise error(f"dbt {arguments[0]} failed (exit {process.returncode}, log in {target / 'logs'}): {cause}")
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import textwrap
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,14 @@ import requests
 from trino import dbapi, exceptions
 from trino.auth import BasicAuthentication
 
-from lakehouse.errors import LakehouseError, ServerUnavailableError, SettingsError, TerminalError, TransientError
+from lakehouse.errors import (
+    LakehouseError,
+    ServerUnavailableError,
+    SettingsError,
+    TerminalError,
+    TransientError,
+    shorten,
+)
 from lakehouse.settings import TrinoLogin
 
 _PASSING_ERRORS = frozenset(
@@ -35,8 +41,6 @@ _PASSING_ERRORS = frozenset(
 
 _REFUSED_LOGIN = re.compile(r"error 40[13]\b")
 """How the client tells that the server does not know the user, or refuses what it asks for."""
-
-_TOLD_CHARACTERS = 300
 
 # The client tells at level INFO, on every import, that it will not store OAuth2 tokens; nothing here uses them.
 logging.getLogger("trino").setLevel(logging.WARNING)
@@ -66,8 +70,7 @@ def translate(error: Exception, address: str) -> LakehouseError:
         case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return SettingsError(f"Trino at {address} has a certificate not to be trusted, see trino.ca_file: {error}")
         case exceptions.OperationalError() | exceptions.HttpError() | requests.RequestException():
-            told = textwrap.shorten(str(error), _TOLD_CHARACTERS, placeholder=" …")  # may hold a Java stack trace
-            what = f"Trino at {address} does not answer: {told}"
+            what = f"Trino at {address} does not answer: {shorten(str(error))}"
             return ServerUnavailableError(f"{what}; is it up (`lakehouse stack status`)?")
         case _:
             return TerminalError(f"Trino's client: {type(error).__name__}: {error}")

@@ -234,7 +234,7 @@ def stored(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-@pytest.mark.timeout(2400)  # eleven builds of everything, some ten minutes on two idle cores
+@pytest.mark.timeout(2400)  # nine builds, most of them of everything, and one that is killed
 def test_what_is_built_bit_by_bit_is_what_a_full_rebuild_makes(environment: Settings, rebuilt: Settings) -> None:
     first, second, third, fourth, fifth, sixth = Shop(1).open()
     for settings in (environment, rebuilt):
