@@ -8,7 +8,7 @@ UV := .venv/tools/bin/uv
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv start stop status demo test test-unit test-integration test-faults bench bench-dbt check format reference docs lock clean clean-venv
+.PHONY: help venv start stop status demo week test test-unit test-integration test-faults bench bench-dbt check format reference docs lock clean clean-venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ status: venv ## show each server's pid, port, memory and health
 
 demo: venv ## the whole road: events from Kafka to a daily aggregate, by the real servers
 	@$(LAKEHOUSE) demo
+
+week: venv ## a week of events through the real DAGs in about half an hour, and whether all is as it should be after it
+	@$(LAKEHOUSE) week
 
 docs: venv ## make the dbt docs and serve them
 	@$(LAKEHOUSE) docs

@@ -59,6 +59,12 @@ with DAG(
                 title="Tables",
                 description="Only these tables, such as `events.user_actions`; empty: all.",
             ),
+            "open_partitions": Param(
+                False,
+                type="boolean",
+                title="Open partitions too",
+                description="Compact also the partitions that got rows lately, and may get more.",
+            ),
             "dry_run": dry_run_param(),
             "prefix": prefix_param(),
         }
@@ -67,7 +73,12 @@ with DAG(
     LakehouseCommand(
         task_id="maintain",
         arguments=["maintain", "apply", "--output", "json"],
-        options={"tables": "--table", "dry_run": "--dry-run", "prefix": "LAKEHOUSE_PREFIX"},
+        options={
+            "tables": "--table",
+            "open_partitions": "--open-partitions",
+            "dry_run": "--dry-run",
+            "prefix": "LAKEHOUSE_PREFIX",
+        },
         skip_unless=["actions"],
         pool="maintenance",
         execution_timeout=timedelta(hours=4),

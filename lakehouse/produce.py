@@ -144,11 +144,13 @@ def produce_generated(
     rate: float | None = None,
     bad_ratio: float = 0.0,
     late_ratio: float = 0.0,
+    stamped: bool = False,
     progress: Progress | None = None,
 ) -> Produced:
     """Send generated user actions of one day to the topic of user actions, which is created when missing.
 
-    Arguments as in `lakehouse.generator.generate` and `produce_file`.
+    Arguments as in `lakehouse.generator.generate` and `produce_file`. A message that is `stamped` carries the time at
+    which a producer of that day would have sent it; only a topic that takes its producers' times keeps that.
 
     Raises:
         ServerUnavailableError: Kafka did not confirm everything.
@@ -156,7 +158,9 @@ def produce_generated(
     topic = settings.user_actions_topic
     kafka.create_topic(settings, topic, settings.kafka.user_actions_partitions)
     generated = generate(seed=seed, day=day, count=count, bad_ratio=bad_ratio, late_ratio=late_ratio)
-    messages = (Message(message.key, message.value) for message in generated)
+    messages = (
+        Message(m.key, m.value, timestamp_millis=int(m.sent_at.timestamp() * 1000) if stamped else 0) for m in generated
+    )
     sent = kafka.send(settings, topic, messages, rate=rate, progress=progress)
     return Produced(topic=topic, batch=None, messages=count, sent=sent, already_there=0)
 

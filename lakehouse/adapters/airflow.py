@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -15,7 +16,7 @@ from lakehouse.settings import AirflowSettings
 
 FINISHED_STATES = frozenset({"success", "failed"})
 POLL_SECONDS = 1.0
-UNAUTHORIZED, CONFLICT = 401, 409
+UNAUTHORIZED, NOT_FOUND, CONFLICT = 401, 404, 409
 REFUSED_LOGINS = frozenset({400, 401, 403})
 PASSING_FAULTS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -173,6 +174,15 @@ class Airflow:
         answer = self._send("GET", f"{_run_path(dag_id, run_id)}/taskInstances", query={"limit": 100})
         tasks = [Task(t["task_id"], t["state"] or "none", t["try_number"]) for t in answer["task_instances"]]
         return tuple(sorted(tasks, key=lambda task: task.task_id))
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any] | None:
+        """Return what a task gave back; None when it gave nothing, as one that was skipped."""
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/return_value"
+        answer = self._request("GET", path, query={"deserialize": False})
+        if answer.status_code == NOT_FOUND:
+            return None
+        value = _json(answer)["value"]
+        return json.loads(value) if isinstance(value, str) else value
 
     def log_tail(self, dag_id: str, run_id: str, task: Task, lines: int = 40) -> str:
         """Return the last lines of the log of the task's latest attempt; empty when it never started."""

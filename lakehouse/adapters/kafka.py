@@ -85,11 +85,12 @@ _client_log.addHandler(logging.NullHandler())
 
 
 class Message(NamedTuple):
-    """What goes into a topic."""
+    """What goes into a topic; `timestamp_millis` counts from 1970 in UTC, 0 is the moment of sending."""
 
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    timestamp_millis: int = 0
 
 
 class Received(NamedTuple):
@@ -444,6 +445,7 @@ class _Shipment:
                     value=message.value,
                     key=message.key,
                     headers=list(message.headers),
+                    timestamp=message.timestamp_millis,
                     on_delivery=self._delivered,
                 )
             except BufferError:

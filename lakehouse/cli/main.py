@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import archive, demo, maintain, pipeline, quarantine, queries, query, stack
+from lakehouse.cli import archive, demo, maintain, pipeline, quarantine, queries, query, stack, week
 from lakehouse.cli.output import errors
 from lakehouse.errors import LakehouseError
 
@@ -32,6 +32,7 @@ app.add_typer(queries.app, name="queries")
 app.command("produce")(pipeline.produce)
 app.command("audit")(pipeline.audit)
 app.command("demo")(demo.demo)
+app.command("week")(week.week)
 app.command("sql")(query.sql)
 app.command("docs")(query.docs)
 

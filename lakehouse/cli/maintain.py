@@ -1,7 +1,7 @@
 """Keep the tables healthy and say how they are: `lakehouse maintain`, `lakehouse tables health|cost`."""
 
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from lakehouse.cli.output import (
     print_table,
 )
 from lakehouse.errors import TransientError
-from lakehouse.maintenance import Done
+from lakehouse.maintenance import Done, Target
 from lakehouse.maintenance_plan import Action, told_size
 from lakehouse.settings import get_settings
 
@@ -29,9 +29,14 @@ Tables = Annotated[
     typer.Option("--table", metavar="NAME", help="Only this table, such as `events.user_actions`; may be repeated."),
 ]
 
+OpenToo = Annotated[
+    bool,
+    typer.Option("--open-partitions", help="Compact also the partitions that got rows lately, and may get more."),
+]
+
 
 @app.command("plan")
-def plan(table: Tables = None, output: Output = Format.TEXT) -> None:
+def plan(table: Tables = None, open_partitions: OpenToo = False, output: Output = Format.TEXT) -> None:
     """Measure the tables and say what is due, and why; changes nothing.
 
     Examples:
@@ -40,12 +45,13 @@ def plan(table: Tables = None, output: Output = Format.TEXT) -> None:
 
     `lakehouse maintain plan --table events.user_actions --output json`
     """
-    _show_plans(table, output)
+    _show_plans(_targets(table, open_partitions), output)
 
 
 @app.command("apply")
 def apply(
     table: Tables = None,
+    open_partitions: OpenToo = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
@@ -60,10 +66,13 @@ def apply(
 
     `lakehouse maintain apply --table events.user_actions --table build.fct_events_daily --output json`
 
+    `lakehouse maintain apply --open-partitions`
+
     `lakehouse maintain apply --dry-run`
     """
+    targets = _targets(table, open_partitions)
     if dry_run:
-        _show_plans(table, output)
+        _show_plans(targets, output)
         return
     settings, now = get_settings(), datetime.now(UTC)
     maintenance.refuse_wrong_clock(settings, now)
@@ -71,7 +80,7 @@ def apply(
     with drained_on_signal(stop):
         report = maintenance.apply(
             settings,
-            maintenance.targets(settings, table or ()),
+            targets,
             stop=stop,
             tell=lambda line: errors.print(line, markup=False),
         )
@@ -193,9 +202,15 @@ def cost(table: Tables = None, output: Output = Format.TEXT) -> None:
         )
 
 
-def _show_plans(table: list[str] | None, output: Format) -> None:
-    settings, now = get_settings(), datetime.now(UTC)
-    plans = maintenance.plan(settings, maintenance.targets(settings, table or ()), now)
+def _targets(table: list[str] | None, open_partitions: bool) -> list[Target]:
+    found = maintenance.targets(get_settings(), table or ())
+    if open_partitions:
+        return [replace(one, policy=replace(one.policy, closed_after_hours=0)) for one in found]
+    return found
+
+
+def _show_plans(targets: list[Target], output: Format) -> None:
+    plans = maintenance.plan(get_settings(), targets, datetime.now(UTC))
     if output is Format.JSON:
         actions = [_document(action) for one in plans for action in one.actions]
         notes = [{"table": one.table, "note": note} for one in plans for note in one.notes]

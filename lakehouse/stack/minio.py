@@ -1,18 +1,22 @@
 """MinIO: the object store of the local stack. All other code speaks plain S3 to it."""
 
 import json
+import time
 from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
+from minio.error import S3Error
 
+from lakehouse.errors import StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
 from lakehouse.stack.server import Server
 
 ROOT_USER = "lakehouse-root"
 POLICY = "lakehouse-pipeline"
+POLICY_SECONDS = 30
 
 
 def server(settings: Settings) -> Server:
@@ -59,9 +63,15 @@ def _root(settings: Settings) -> StaticProvider:
     return StaticProvider(ROOT_USER, settings.stack.s3_root_password.get_secret_value())
 
 
-def _client(settings: Settings) -> Minio:
+def _client(settings: Settings, credentials: StaticProvider | None = None) -> Minio:
     address = urlsplit(settings.s3.endpoint).netloc
-    return Minio(address, credentials=_root(settings), secure=False, region=settings.s3.region, http_client=_pool())
+    return Minio(
+        address,
+        credentials=credentials or _root(settings),
+        secure=False,
+        region=settings.s3.region,
+        http_client=_pool(),
+    )
 
 
 def _probe(settings: Settings) -> None:
@@ -81,8 +91,27 @@ def _create_buckets_and_user(settings: Settings) -> None:
         "Action": ["s3:*"],
         "Resource": [f"arn:aws:s3:::{bucket}{objects}" for bucket in buckets for objects in ("", "/*")],
     }
-    admin.policy_add(POLICY, policy={"Version": "2012-10-17", "Statement": [allowed]})
+    policy = {"Version": "2012-10-17", "Statement": [allowed]}
+    admin.policy_add(POLICY, policy=policy)
     admin.user_add(settings.s3.access_key, settings.s3.secret_key.get_secret_value())
     attached = json.loads(admin.user_info(settings.s3.access_key)).get("policyName", "")
     if POLICY not in attached.split(","):
         admin.policy_set(POLICY, user=settings.s3.access_key)
+    # A server that has just started may still read its policies of before, and go by those for minutes.
+    deadline = time.monotonic() + POLICY_SECONDS
+    while not all(_may_list(settings, bucket) for bucket in buckets):
+        if time.monotonic() > deadline:
+            raise StackError(f"MinIO does not let {settings.s3.access_key} into {', '.join(buckets)}: start it again")
+        time.sleep(0.5)
+        admin.policy_add(POLICY, policy=policy)
+
+
+def _may_list(settings: Settings, bucket: str) -> bool:
+    own = StaticProvider(settings.s3.access_key, settings.s3.secret_key.get_secret_value())
+    try:
+        next(iter(_client(settings, own).list_objects(bucket)), None)
+    except S3Error as error:
+        if error.code == "AccessDenied":
+            return False
+        raise
+    return True

@@ -133,7 +133,7 @@ def test_a_backfill_cuts_a_backlog_by_the_times_of_its_messages_and_one_run_wait
     assert report.ok, report.gaps
     assert sum(row.published_rows for row in report.ledger) == 12
     assert sum(row.lag_rows for row in report.ledger) == 11  # stamped at the end of the last interval
-    results = [result(airflow, run["dag_run_id"]) for _, run in sorted(runs.items())]
+    results = [airflow.result(INGEST, run["dag_run_id"], "ingest") or {} for _, run in sorted(runs.items())]
     assert [one["published_rows"] for one in results] == [5, 7]
 
 
@@ -159,12 +159,6 @@ def backfilled(airflow: Airflow, settings: Settings) -> list[dict[str, Any]]:
     query: dict[str, str | int | bool] = {"run_type": "backfill", "limit": 100, "order_by": "-id"}
     runs = airflow._send("GET", f"/api/v2/dags/{INGEST}/dagRuns", query=query)["dag_runs"]
     return [run for run in runs if (run["conf"] or {}).get("prefix") == settings.prefix]
-
-
-def result(airflow: Airflow, run_id: str) -> Mapping[str, Any]:
-    path = f"/api/v2/dags/{INGEST}/dagRuns/{run_id}/taskInstances/ingest/xcomEntries/return_value"
-    value = airflow._send("GET", path, query={"deserialize": False})["value"]
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def test_a_failed_run_is_told_with_its_error_and_its_runbook(airflow: Airflow, sinks: Sinks) -> None:

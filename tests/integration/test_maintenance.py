@@ -463,6 +463,11 @@ def test_the_commands_plan_apply_and_tell_how_the_tables_are_and_what_they_cost(
     (table,) = answer(cli, "tables", "health", *one)["tables"]
     assert (table["is_healthy"], table["files"], table["ideal_files"], table["small_file_debt"]) == (True, 5, 1, 4)
     assert table["last_run"]["failed"] == 0
+    assert answer(cli, "maintain", "plan", *one)["actions"] == []  # the partition is open
+    (action,) = answer(cli, "maintain", "plan", "--open-partitions", *one)["actions"]
+    assert (action["action"], action["files"]) == ("compact", 5)
+    assert answer(cli, "maintain", "apply", "--open-partitions", *one)["failed"] == 0
+    assert answer(cli, "tables", "health", *one)["tables"][0]["files"] == 1
     costs = answer(cli, "tables", "cost")
     by_name = {each["table"]: each for each in costs["tables"]}
     live = sum(f.file_size_in_bytes for f in _files(Lake(house).load(USER_ACTIONS)))
