@@ -10,7 +10,7 @@ What an action did becomes a row of `ops.maintenance_runs`.
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
@@ -379,7 +379,7 @@ class _Run:
                 return
 
     def _measure(self, target: Target, *, with_objects: bool) -> TableState | None:
-        places = self.places if with_objects and target.policy.orphan_hours is not None else None
+        places = self.places if with_objects else None
         state = self.lake.measure(target.name, target.policy, self.clock(), places=places)
         return state and replace(state, writers=_writers(self.settings, target, _running(self.settings)))
 
@@ -428,15 +428,12 @@ class _Run:
         """
         if not target.is_model:
             return do()
-        context = transform.only_one(transform.target_directory(self.settings))
-        try:
-            context.__enter__()
-        except TransientError as error:
-            raise _BuildRunsError(f"{error}; the next run does it") from error
-        try:
+        with ExitStack() as kept_out:
+            try:
+                kept_out.enter_context(transform.only_one(transform.target_directory(self.settings)))
+            except TransientError as error:
+                raise _BuildRunsError(f"{error}; the next run does it") from error
             return do()
-        finally:
-            context.__exit__(None, None, None)
 
     def _do(self, target: Target, action: Action) -> int:
         """Do what an action says; returns the bytes that it took out of the object store."""

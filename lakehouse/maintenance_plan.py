@@ -299,7 +299,7 @@ def notes(state: TableState, policy: Policy, now: datetime, *, statement_bytes: 
         if partition.delete_files and not _fits(partition, statement_bytes)
     ]
     old = orphans(state, policy, now)
-    young = [each for each in state.unknown if each not in old] if policy.orphan_hours is not None else []
+    young = [each for each in state.unknown if each not in old]
     if young:
         size = told_size(sum(each.size_bytes for each in young))
         found.append(
@@ -323,7 +323,7 @@ def health(state: TableState, policy: Policy, now: datetime, *, statement_bytes:
         policy,
         closed_after_hours=policy.closed_after_hours + 24,
         snapshot_days=policy.snapshot_days + 1,
-        orphan_hours=None if policy.orphan_hours is None else policy.orphan_hours + 24,
+        orphan_hours=policy.orphan_hours + 24,
     )
     due = plan(state, lenient, now, statement_bytes=statement_bytes, lenient_commits=COMMITS_A_DAY)
     problems: dict[tuple[str, str], str] = {}
@@ -379,8 +379,6 @@ def expirable(snapshots: Sequence[SnapshotState], policy: Policy, now: datetime)
 
 def orphans(state: TableState, policy: Policy, now: datetime) -> tuple[Unknown, ...]:
     """The objects that nothing names and that are too old to belong to a write under way."""
-    if policy.orphan_hours is None:
-        return ()
     # The policy refuses less too; what is written now must not hang on one check alone.
     least = timedelta(hours=max(policy.orphan_hours, LEAST_ORPHAN_HOURS))
     return tuple(each for each in state.unknown if _age(each.modified_at, now) >= least)

@@ -67,8 +67,7 @@ class Policy:
         snapshot_days: age at which a snapshot expires.
         min_snapshots: so many of the newest are kept however old they are.
         max_snapshots: so many are kept at most; those that readers may still use count as well and stay.
-        orphan_hours: age at which an object in the table's place that the table does not know is garbage; None leaves
-            such objects alone.
+        orphan_hours: age at which an object in the table's place that the table does not know is garbage.
         archive_after_days: age at which a partition moves to the archive; None keeps it.
         analyze_bytes: statistics read the whole table, so they are only made up to this size.
 
@@ -82,12 +81,12 @@ class Policy:
     snapshot_days: float = 5
     min_snapshots: int = 3
     max_snapshots: int = 1000
-    orphan_hours: float | None = LEAST_ORPHAN_HOURS
+    orphan_hours: float = LEAST_ORPHAN_HOURS
     archive_after_days: int | None = None
     analyze_bytes: int = 10 << 30
 
     def __post_init__(self) -> None:
-        if self.orphan_hours is not None and self.orphan_hours < LEAST_ORPHAN_HOURS:
+        if self.orphan_hours < LEAST_ORPHAN_HOURS:
             raise ValueError(f"orphan_hours is {self.orphan_hours}, and below {LEAST_ORPHAN_HOURS} a write may go on")
         if self.target_file_bytes < 1 or not 0 < self.small_file_ratio <= 1:
             raise ValueError("target_file_bytes must be positive and small_file_ratio above 0 and at most 1")
@@ -288,8 +287,7 @@ USER_ACTIONS_ARCHIVE: Final = replace(
     name="user_actions_archive",
     doc="Old user actions, moved here from events.user_actions; its data files are those of the archive themselves.",
     bucket="archive",
-    # No file is ever too small, and none is garbage: each must stay as its manifest describes it.
-    policy=Policy(target_file_bytes=1, orphan_hours=None),
+    policy=Policy(target_file_bytes=1),  # no file is ever too small: each must stay as its manifest describes it
 )
 
 ALL: Final = (*INGESTED, QUERY_HISTORY, MAINTENANCE_RUNS, USER_ACTIONS_ARCHIVE)

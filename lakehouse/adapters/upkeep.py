@@ -121,7 +121,7 @@ class Upkeep(Lake):
             unknown, metadata_bytes, sharing = (), 0, ()
             if places is not None:
                 objects = list_objects(self._settings.s3, _folder(table.location()))
-                before = now - timedelta(hours=policy.orphan_hours or LEAST_ORPHAN_HOURS)
+                before = now - timedelta(hours=policy.orphan_hours)
                 unknown = _unknown(reach, objects, before)
                 named = reach.metadata & objects.keys()
                 metadata_bytes = sum(objects[path][0] for path in named)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import psutil
@@ -42,6 +41,7 @@ KILLED, STOPPED = "Spark was killed, the next attempt did it", "the run was stop
 _INCIDENTS: Final[Mapping[tuple[int, int], str]] = {(3, 2): KILLED, (5, 2): STOPPED}
 """What goes wrong on purpose, by the day and the ingest of that day, both counted from 1."""
 _INCIDENT_SECONDS: Final = 120
+_DRIVER: Final = "org.apache.spark.deploy.SparkSubmit"
 _RUN_SECONDS: Final = 1800
 
 
@@ -218,7 +218,7 @@ def _spark(is_over: Callable[[], bool]) -> psutil.Process:
     while time.monotonic() < deadline and not is_over():
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if Path(process.exe()).name == "java" and process.environ().get("LAKEHOUSE_PREFIX") == PREFIX:
+                if _DRIVER in process.cmdline() and process.environ().get("LAKEHOUSE_PREFIX") == PREFIX:
                     time.sleep(2)  # it may be anywhere in its work by then
                     return process
     raise TerminalError("no Spark of this week was found, so nothing could be done to it; run it again")

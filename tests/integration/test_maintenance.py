@@ -25,7 +25,7 @@ from pyiceberg.io.pyarrow import parquet_files_to_data_files
 from pyiceberg.manifest import DataFile
 from typer.testing import CliRunner
 
-from lakehouse import maintenance, publish, transform
+from lakehouse import archive, maintenance, publish, transform
 from lakehouse.adapters import s3, trino
 from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.marts import Marts
@@ -36,7 +36,14 @@ from lakehouse.maintenance import Report, Target, apply, targets
 from lakehouse.maintenance_plan import RemoveOrphans, TableState, Unknown, health
 from lakehouse.publish import Mart
 from lakehouse.settings import Settings, get_settings
-from lakehouse.tables import MAINTENANCE_RUNS, USER_ACTIONS, USER_ACTIONS_QUARANTINE, Policy, TableSpec
+from lakehouse.tables import (
+    MAINTENANCE_RUNS,
+    USER_ACTIONS,
+    USER_ACTIONS_ARCHIVE,
+    USER_ACTIONS_QUARANTINE,
+    Policy,
+    TableSpec,
+)
 from tests.faults.harness import Shop, opened
 from tests.integration.replaying import environment_of
 from tests.shops import wait_until
@@ -291,6 +298,19 @@ def test_a_planted_orphan_is_left_while_it_is_young_and_then_removed_alone(house
     assert before <= after
     assert set(planted).isdisjoint(after)
     assert len(rows_of(house, "events.user_actions")) == 15
+
+
+def test_what_a_killed_archiving_left_is_removed_and_the_archive_stays_as_it_was(house: Settings) -> None:
+    Lake(house).apply(USER_ACTIONS_ARCHIVE)
+    assert len(archive.run(house, before=date(2023, 10, 24)).archived) == 1
+    planted = plant(house, USER_ACTIONS_ARCHIVE, "data/event_date=2023-10-23/part-0/a.parquet")
+    (target,) = targets(house, ["events.user_actions_archive"])
+    for later, removed in ((DAY, False), (4 * DAY, True)):
+        report = apply(house, [target], clock=lambda later=later: datetime.now(UTC) + later)
+        assert ("remove_orphans" in {done.action for done in report.actions}) is removed
+    assert set(planted).isdisjoint(objects_of(house, "events.user_actions_archive"))
+    verified = archive.verify(house)
+    assert (verified.ok, verified.rows) == (True, 15)
 
 
 def test_no_object_younger_than_three_days_can_be_removed_by_whatever_plan(house: Settings) -> None:

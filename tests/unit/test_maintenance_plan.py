@@ -267,11 +267,6 @@ def test_a_policy_that_removes_younger_objects_is_refused(hours: float) -> None:
         Policy(orphan_hours=hours)
 
 
-def test_a_policy_can_leave_orphans_alone() -> None:
-    state = replace(PERFECT, unknown=garbage(100 * DAY))
-    assert plan(state, replace(POLICY, orphan_hours=None), NOW) == []
-
-
 def test_no_orphan_is_removed_where_another_table_has_its_files() -> None:
     state = replace(PERFECT, unknown=garbage(100 * DAY), shares_place_with=("build.copy",))
     assert plan(state, POLICY, NOW) == []
