@@ -17,6 +17,8 @@ def run(dagbag: Any, dag_id: str, script: str, path: Path, patch: pytest.MonkeyP
     program.chmod(0o755)
     patch.setenv("PATH", os.pathsep.join((str(path), os.environ["PATH"])))
     dag = copy.deepcopy(dagbag.dags[dag_id])  # a run leaves its conf in the params
+    for task in dag.tasks:
+        task.params = copy.deepcopy(task.params)  # which the copy of a task shares with the task
     dag.deadline = None  # Airflow would look for what only a scheduler has stored
     return dag.test(**options)
 
