@@ -23,7 +23,11 @@ _is_on_this_machine = re.compile(r"local(\[|-cluster|$)|spark://(127\.|localhost
 
 @contextmanager
 def session(settings: Settings, name: str) -> Generator[SparkSession]:
-    """Open a Spark session on `settings.spark.master` and stop it at the end."""
+    """Open a Spark session on `settings.spark.master` and stop it at the end.
+
+    Raises:
+        SparkEndedError: Spark did not start, or died meanwhile.
+    """
     if settings.spark.java_home:
         os.environ["JAVA_HOME"] = str(settings.spark.java_home)
     os.environ["PYSPARK_PYTHON"] = settings.spark.executor_python or sys.executable
@@ -31,7 +35,13 @@ def session(settings: Settings, name: str) -> Generator[SparkSession]:
     for key, value in configuration(settings.spark, name).items():
         builder = builder.config(key, value)
     interrupted = signal.getsignal(signal.SIGINT)
-    spark = builder.getOrCreate()
+    try:
+        spark = builder.getOrCreate()
+    except (PySparkException, Py4JError, ConnectionError) as error:
+        raise SparkEndedError(
+            f"Spark did not start with master {settings.spark.master} ({_gist(str(error))}): start again, and if that "
+            "does not help, look at LAKEHOUSE_SPARK__MASTER, at the memory that is free and at the lines above"
+        ) from error
     try:
         yield spark
     finally:
