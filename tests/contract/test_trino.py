@@ -143,7 +143,7 @@ def test_an_offset_published_twice_fails_the_build_by_name(environment: Settings
     publish(environment, lake, ("08:00:00", "2026-11-18", "view", "u1", 0), ingested_at="current_timestamp(6)")
     publish(environment, lake, ("08:00:00", "2026-11-18", "view", "u1", 0), ingested_at="current_timestamp(6)")
     with pytest.raises(TerminalError, match="test unique_combination_stg_events__user_actions"):
-        transform.build(environment, select="stg_events__user_actions")
+        transform.build(environment, select="+stg_events__user_actions")
 
 
 def test_a_build_without_trino_is_worth_a_retry(environment: Settings) -> None:
