@@ -29,6 +29,11 @@ GRACE_SECONDS = 3.5
 """Between SIGTERM and SIGKILL; Airflow kills the task itself 5 s after its own SIGTERM, and then nobody is left to."""
 POLL_SECONDS = 0.2
 
+PREFIX: Final = "prefix"
+"""The param that says in which environment a run works."""
+PREFIXES: Final = "prefixes"
+"""What an asset's event tells: the environments in which something is new."""
+
 ERROR_MARK: Final = "error:"
 """What the line of standard error begins with that says why a command failed."""
 
@@ -113,6 +118,9 @@ class LakehouseCommand(BaseOperator):
     Any other exit fails the task at once, because a retry would give the same answer.
     Stopping the run ends the command and everything it started.
 
+    News stay in their environment: the assets of a run tell which prefix it worked with, and a run that they wake
+    works with that one, unless somebody says otherwise; with several, in one after the other.
+
     Args:
         arguments: of `lakehouse`, for example `["ingest", "run"]`.
         options: where each param of the DAG goes: to an option such as `--until`, or to a setting such as
@@ -148,10 +156,29 @@ class LakehouseCommand(BaseOperator):
         self._stopped_at: float | None = None
 
     def execute(self, context: Context) -> dict[str, Any] | None:
-        """Run the command and return its result."""
+        """Run the command and return its result; those of several environments stand under their prefixes."""
+        results = {prefix: self._work(context, prefix) for prefix in self._prefixes(context)}
+        news: list[Any] = [prefix for prefix, result in results.items() if self._is_news(context, result)]
+        if not news:
+            raise AirflowSkipException("nothing new: " + ", ".join(f"{key} 0" for key in self.skip_unless))
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {PREFIXES: news}  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        return results if len(results) > 1 else results.popitem()[1]
+
+    def _prefixes(self, context: Context) -> list[str]:
+        """The environments to work in; the empty prefix is the one that Airflow itself works in."""
+        if PREFIX not in self.options:
+            return [""]
+        if (chosen := self._value(context, PREFIX)) is not None:
+            return [chosen]
+        events = context["triggering_asset_events"].values()  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        return sorted({prefix for one in events for event in one for prefix in event.extra.get(PREFIXES, ())}) or [""]
+
+    def _work(self, context: Context, prefix: str) -> dict[str, Any] | None:
+        """Run the command in an environment and return its result."""
         line, settings = [self.program, *self.arguments], dict(_connected())
         for name, target in self.options.items():
-            value = self._value(context, name)
+            value = prefix if name == PREFIX else self._value(context, name)
             if target.startswith("-"):
                 line += _option(target, value)
             elif value is not None and value != "":
@@ -163,12 +190,14 @@ class LakehouseCommand(BaseOperator):
         if code != 0:
             raise AirflowFailException(f"{ended}: {error or 'see the log above'}")
         result = _json_object(last_line)
-        if self.skip_unless and context["ti"].try_number == 1:  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            if result is None:
-                raise AirflowFailException(f"the last line of output is no JSON object: {last_line[:200]!r}")
-            if not any(result[key] for key in self.skip_unless):
-                raise AirflowSkipException("nothing new: " + ", ".join(f"{key} 0" for key in self.skip_unless))
+        if self.skip_unless and result is None:
+            raise AirflowFailException(f"the last line of output is no JSON object: {last_line[:200]!r}")
         return result
+
+    def _is_news(self, context: Context, result: Mapping[str, Any] | None) -> bool:
+        if not self.skip_unless or result is None or context["ti"].try_number > 1:  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            return True
+        return any(result[key] for key in self.skip_unless)
 
     def on_kill(self) -> None:
         """Ask the command to end; `_run` insists when it does not."""

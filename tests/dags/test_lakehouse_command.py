@@ -33,7 +33,7 @@ def command(airflow: None, tmp_path: Path) -> Callable[..., Any]:
 
 
 def attempt(number: int) -> dict[str, Any]:
-    return {"ti": SimpleNamespace(try_number=number)}
+    return {"ti": SimpleNamespace(try_number=number), "triggering_asset_events": {}}
 
 
 def is_alive(pid: int) -> bool:
@@ -112,8 +112,8 @@ OPTIONS = {"until": "--until", "again": "--again", "tables": "--table", "prefix"
 TELL = """printf '{"told": "%s|%s"}\\n' "$*" "$LAKEHOUSE_PREFIX" """
 
 
-def told(operator: Any, **given: Any) -> str:
-    """What a command of these params is called with, and its prefix."""
+def made_up(operator: Any, **given: Any) -> dict[str, Any]:
+    """The context of a run that is given these params."""
     from airflow.sdk import DAG, Param  # noqa: PLC0415
     from airflow.sdk.definitions.param import ParamsDict  # noqa: PLC0415
 
@@ -128,7 +128,12 @@ def told(operator: Any, **given: Any) -> str:
     with DAG("made_up", schedule=None, params=params) as dag:
         operator.dag = dag
     values = {name: given.get(name, params[name]) for name in params}
-    return operator.execute(attempt(1) | {"dag": dag, "params": values})["told"]
+    return attempt(1) | {"dag": dag, "params": values}
+
+
+def told(operator: Any, **given: Any) -> str:
+    """What a command of these params is called with, and its prefix."""
+    return operator.execute(made_up(operator, **given))["told"]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,19 @@ def test_a_param_that_a_run_leaves_empty_is_the_variables(
     options: dict[str, Any] = {"options": OPTIONS, "intervals": {"until": "9"}}
     assert told(command(TELL, **options)) == "ingest run --until=7 --table=a --table=b|"
     assert told(command(TELL, **options), until="8", tables=["c"]) == "ingest run --until=8 --table=c|"
+
+
+def test_a_run_works_where_the_news_are_that_woke_it_unless_it_is_told_otherwise(command: Callable[..., Any]) -> None:
+    def asset_events(*prefixes: list[str]) -> dict[str, Any]:
+        return {"triggering_asset_events": {"a": [SimpleNamespace(extra={"prefixes": one}) for one in prefixes]}}
+
+    def worked_in(events: dict[str, Any], **given: Any) -> Any:
+        operator = command("""printf '{"in": "%s"}\n' "$LAKEHOUSE_PREFIX" """, options=OPTIONS)
+        return operator.execute(made_up(operator, **given) | events)
+
+    assert worked_in(asset_events(["dev_"])) == {"in": "dev_"}
+    assert worked_in(asset_events(["dev_"]), prefix="test_") == {"in": "test_"}
+    assert worked_in(asset_events([""], ["dev_"], [""])) == {"": {"in": ""}, "dev_": {"in": "dev_"}}
 
 
 def test_the_interval_says_what_neither_run_nor_variable_does(command: Callable[..., Any]) -> None:

@@ -24,13 +24,17 @@ def run(dagbag: Any, dag_id: str, script: str, path: Path, patch: pytest.MonkeyP
 
 
 def updates(run_id: str) -> list[str]:
+    return [name for name, _ in events(run_id)]
+
+
+def events(run_id: str) -> list[tuple[str, Any]]:
     from airflow.models.asset import AssetEvent, AssetModel  # noqa: PLC0415
     from airflow.utils.session import create_session  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415
 
-    query = select(AssetModel.name).join(AssetEvent, AssetEvent.asset_id == AssetModel.id)
+    query = select(AssetModel.name, AssetEvent.extra).join(AssetEvent, AssetEvent.asset_id == AssetModel.id)
     with create_session() as session:
-        return list(session.scalars(query.where(AssetEvent.source_run_id == run_id)))
+        return [tuple(row) for row in session.execute(query.where(AssetEvent.source_run_id == run_id))]
 
 
 def test_an_ingest_with_new_rows_updates_its_asset(
@@ -40,6 +44,15 @@ def test_an_ingest_with_new_rows_updates_its_asset(
     finished = run(dagbag, "ingest_user_actions", script, tmp_path, monkeypatch)
     assert finished.state == "success"
     assert updates(finished.run_id) == ["events.user_actions"]
+
+
+@pytest.mark.parametrize("prefix", ["", "dev_"])
+def test_an_asset_tells_in_which_environment_something_is_new(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    script = """echo '{"published_rows": 3, "quarantined_rows": 0}'"""
+    finished = run(dagbag, "ingest_user_actions", script, tmp_path, monkeypatch, run_conf={"prefix": prefix or None})
+    assert events(finished.run_id) == [("events.user_actions", {"prefixes": [prefix]})]
 
 
 def test_an_ingest_without_new_rows_succeeds_and_updates_nothing(

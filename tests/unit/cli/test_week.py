@@ -15,23 +15,23 @@ GONE = {"live": 0, "archived": 95}
 
 def test_a_week_whose_old_days_are_archived_and_whose_mart_counts_both_is_right() -> None:
     before = day(22, published=0, late=0, quarantined=0, live=0, archived=5, in_mart=5)
-    assert _amiss([before, day(23, **GONE), day(24), day(25)], days=3, events=100) == []
+    assert _amiss([before, day(23, **GONE), day(24), day(25)], date(2023, 10, 24), 300) == []
 
 
 def test_a_lost_message_is_told() -> None:
-    (problem,) = _amiss([day(23, published=94, live=95)], days=1, events=100)
+    (problem,) = _amiss([day(23, published=94, live=95)], date(2023, 10, 23), 100)
     assert problem == "99 of 100 messages are in the tables"
 
 
 def test_a_mart_that_lacks_archived_events_is_told() -> None:
-    (problem,) = _amiss([day(23, **GONE, in_mart=0), day(24), day(25)], days=3, events=100)
+    (problem,) = _amiss([day(23, **GONE, in_mart=0), day(24), day(25)], date(2023, 10, 24), 300)
     assert problem == "2023-10-23: 0 events in the mart, 95 in the tables"
 
 
 def test_an_old_day_that_is_still_live_or_nowhere_is_told() -> None:
-    (problem,) = _amiss([day(23), day(24), day(25)], days=3, events=100)
+    (problem,) = _amiss([day(23), day(24), day(25)], date(2023, 10, 24), 300)
     assert problem == "2023-10-23: 95 events are live and 0 archived"
-    (problem,) = _amiss([day(23, live=0, archived=0, in_mart=0), day(24), day(25)], days=3, events=100)
+    (problem,) = _amiss([day(23, live=0, archived=0, in_mart=0), day(24), day(25)], date(2023, 10, 24), 300)
     assert problem == "2023-10-23: 0 events are live and 0 archived"
 
 
