@@ -85,7 +85,7 @@ test-integration: venv ## the tests on the real servers
 	$(BIN)/pytest -m "integration and not faults"
 
 test-faults: venv ## the whole crash matrix: real kills, restarts and broken connections; takes half an hour
-	$(BIN)/pytest -m "" tests/faults
+	$(BIN)/pytest -m "" tests/faults tests/integration/test_maintenance.py
 
 ## ---- measure
 

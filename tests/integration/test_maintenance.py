@@ -56,8 +56,8 @@ STORM = (
     USER_ACTIONS_QUARANTINE,
     *(replace(USER_ACTIONS, name=f"storm_{number}") for number in range(6)),
 )
-COMMITS = 2000
-"""Shared by the tables of the storm, because a commit writes a list of all manifests anew."""
+COMMITS = 250
+"""To each table of a storm; a commit writes a list of all manifests anew, so that one table would take too long."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MOMENT = datetime(2023, 10, 23, 12, tzinfo=UTC)
 NOTHING_BUT_ORPHANS = Policy(target_file_bytes=1, snapshot_days=365, max_snapshots=100_000, analyze_bytes=0)
@@ -162,14 +162,21 @@ def recorded(settings: Settings) -> list[dict[str, Any]]:
 # The storm
 
 
-@pytest.fixture(scope="module")
-def storm(module_environment: Settings) -> Settings:
-    """An environment whose tables got 2,000 commits of one tiny file each, on two days."""
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(STORM[:1], id="250 commits"),
+        pytest.param(STORM, id="2,000 commits", marks=pytest.mark.faults),
+    ],
+)
+def storm(module_environment: Settings, request: pytest.FixtureRequest) -> Settings:
+    """An environment whose tables got 250 commits of one tiny file each, on two days."""
+    Lake(module_environment).drop_environment()
     settings, days = module_environment, [date(2023, 10, 22), date(2023, 10, 23)]
-    for spec in STORM:
+    for spec in request.param:
         Lake(settings).apply(spec)
     with ThreadPoolExecutor(4) as threads:
-        made = [threads.submit(commit_small, settings, spec, COMMITS // len(STORM), days) for spec in STORM]
+        made = [threads.submit(commit_small, settings, spec, COMMITS, days) for spec in request.param]
         for one in made:
             one.result()
     return settings
@@ -219,11 +226,11 @@ def _files(table: Any) -> list[Any]:
     return [task.file for task in table.scan().plan_files()]
 
 
-def test_two_thousand_small_commits_are_healed(storm: Settings) -> None:
-    names = [spec.identifier for spec in STORM]
+def test_a_storm_of_small_commits_is_healed(storm: Settings) -> None:
+    names = Upkeep(storm).tables("events", "quarantine")
     rows = {each: rows_of(storm, each) for each in names}
     properties = {each: Upkeep(storm).mark(each).properties for each in names}
-    assert sum(map(len, rows.values())) == 3 * COMMITS
+    assert sum(map(len, rows.values())) == 3 * COMMITS * len(names)
 
     def heal(most_snapshots: int) -> Report:
         policy = Policy(max_snapshots=most_snapshots)
