@@ -270,6 +270,8 @@ def _probe(connect: Callable[[], Airflow], part: str) -> None:
 
 def _probe_dag_processor(connect: Callable[[], Airflow]) -> None:
     _probe(connect, "dag_processor")
+    written = {path.stem for path in DAGS.glob("*.py") if "dag_id=" in path.read_text()}
     with connect() as client:
-        if not client.dag_ids() and not client.import_errors():
-            raise StackError(f"Airflow has not read {DAGS} yet")
+        unread = written - client.dag_ids()
+        if unread and not client.import_errors():
+            raise StackError(f"Airflow has not read {', '.join(sorted(unread))} in {DAGS} yet")

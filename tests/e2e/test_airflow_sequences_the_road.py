@@ -200,7 +200,12 @@ def workers(request: pytest.FixtureRequest, full_stack: Settings, tmp_path: Path
     with standalone(full_stack, tmp_path) as cluster:
         yield Workers(
             {"spark_master": cluster.master},
-            lambda: [child for worker in cluster.workers for child in worker.children(recursive=True)],
+            lambda: [
+                child
+                for worker in cluster.workers
+                for child in worker.children(recursive=True)
+                if child.status() != psutil.STATUS_ZOMBIE
+            ],
         )
 
 

@@ -20,9 +20,9 @@ from lakehouse.ledger import POSITION, entries
 from lakehouse.plans import Account
 from lakehouse.publish import Mart, publish
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.tables import INGESTED, USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
 from tests.integration.replaying import open_replay_shop
-from tests.shops import event
+from tests.shops import event, open_shop
 
 pytestmark = pytest.mark.integration
 
@@ -267,9 +267,7 @@ def test_accepted_loss_and_topics_that_are_no_more_add_up(environment: Settings)
     def send(*users: str) -> None:
         kafka.send(shop, topic, [Message(None, event(user)) for user in users])
 
-    for spec in INGESTED:
-        Lake(shop).apply(spec)
-    kafka.create_topic(shop, topic, 1)
+    open_shop(shop, 1)
     send("u0", "u1", "u2")
     ingest.run(shop)
     send("u3", "u4")
