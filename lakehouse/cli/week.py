@@ -43,7 +43,8 @@ _ENDS_AS: Final[Mapping[str, str]] = {KILLED: "success", STOPPED: "failed"}
 _INCIDENT_SECONDS: Final = 120
 _DRIVER: Final = "org.apache.spark.deploy.SparkSubmit"
 _RUN_SECONDS: Final = 1800
-_WAKING_SECONDS: Final = 60
+_WAKING_SECONDS: Final = 600
+"""A run that is woken waits until the DAG has no other."""
 _TASKS: Final[Mapping[str, str]] = {
     "ingest_user_actions": "ingest",
     "transform": "dbt_build",
