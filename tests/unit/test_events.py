@@ -291,7 +291,7 @@ def test_size_and_depth_are_allowed_up_to_their_bounds() -> None:
 def test_hostile_messages_are_judged_fast_and_their_rejection_is_small(raw: bytes) -> None:
     started = time.process_time()
     rejection = decode(raw, KAFKA_MICROS)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20  # a way that is not linear needs minutes
     assert isinstance(rejection, Rejection)
     assert len(rejection.message) < 200
     assert len(rejection.field or "") <= 200
