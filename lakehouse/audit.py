@@ -288,7 +288,7 @@ class _Tables:
         if not known:
             return {}
         values = ", ".join(
-            f"({number}, {_literal(source)}, {partition}, BIGINT '{first}', BIGINT '{offset}')"
+            f"({number}, {trino.literal(source)}, {partition}, BIGINT '{first}', BIGINT '{offset}')"
             for number, (source, partition, first, offset) in enumerate(known)
         )
         bits = {kind: f"bitwise_or_agg(IF(is_inside AND kind = '{kind}', bit, 0))" for kind in ("i", "r", "q")}
@@ -316,7 +316,7 @@ class _Tables:
     def without_position(self) -> list[Gap]:
         """Find published rows of topic partitions that have no position: the next ingest would read them again."""
         known = ", ".join(
-            f"({_literal(source)}, {partition})"
+            f"({trino.literal(source)}, {partition})"
             for source in ledger.sources(self.properties)
             for partition in ledger.position(self.properties, source)
         )
@@ -481,12 +481,8 @@ def _replayed_at(columns: Iterable[str]) -> str:
     return "replayed_at" if "replayed_at" in columns else "CAST(NULL AS timestamp(6) with time zone)"
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _of(row: LedgerRow) -> str:
-    return f"kafka_topic = {_literal(row.topic)} AND kafka_partition = {row.topic_partition}"
+    return f"kafka_topic = {trino.literal(row.topic)} AND kafka_partition = {row.topic_partition}"
 
 
 def _listed(ranges: Sequence[tuple[int, int]]) -> str:

@@ -18,10 +18,9 @@ from typing import Any, Final, Literal, TypeVar
 
 import orjson
 import pyarrow as pa
-from pyarrow import parquet
 
 from lakehouse import maintenance_plan, table_cost, transform
-from lakehouse.adapters import s3, trino, upkeep
+from lakehouse.adapters import trino, upkeep
 from lakehouse.adapters.marts import PASSED, PUBLISHED
 from lakehouse.adapters.upkeep import Upkeep
 from lakehouse.errors import CommitStateUnknownError, LakehouseError, TerminalError, TransientError
@@ -39,7 +38,6 @@ from lakehouse.maintenance_plan import (
 )
 from lakehouse.settings import Settings
 from lakehouse.tables import ALL, MAINTENANCE_RUNS, Policy
-from lakehouse.transforms import split_by_date
 
 MODEL_NAMESPACES: Final = ("intermediate", "build")
 _TAGS: Final = {"intermediate": PASSED, "build": PUBLISHED}
@@ -494,7 +492,7 @@ class _Run:
         ]
         paths = [each.path for each in action.objects]
         for start in range(0, len(paths), _PATHS_AT_ONCE):
-            some = ", ".join(map(_literal, paths[start : start + _PATHS_AT_ONCE]))
+            some = ", ".join(map(trino.literal, paths[start : start + _PATHS_AT_ONCE]))
             for question in asked:
                 if known := upkeep.run(self._login, f"{question}({some})").rows:
                     raise TerminalError(
@@ -531,7 +529,7 @@ def compaction(action: Compact) -> str:
     """What Trino is told for a compaction, after the table's name."""
     conditions = [action.condition] if action.condition else []
     if action.paths:
-        conditions.append(f'"$path" IN ({", ".join(map(_literal, action.paths))})')
+        conditions.append(f'"$path" IN ({", ".join(map(trino.literal, action.paths))})')
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     # The files are chosen; Trino must not choose again.
     return f"EXECUTE optimize(file_size_threshold => '1PB'){where}"
@@ -593,17 +591,9 @@ def _record(settings: Settings, run_id: str, done: Sequence[Done]) -> None:
         return
     lake = Upkeep(settings)
     table = lake.load(MAINTENANCE_RUNS)
-    (partition,) = MAINTENANCE_RUNS.partition_by
-    rows = [asdict(each) | {"run_id": run_id, partition: each.ended_at.date()} for each in done]
-    schema = lake.write_schema(table, MAINTENANCE_RUNS)
-    ordered = [(column, "ascending") for column in (partition, *MAINTENANCE_RUNS.sort_by)]
-    batch = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
-    store, files, commit_id = s3.filesystem(settings.s3), list[str](), uuid.uuid4().hex
-    for day, piece in split_by_date(batch.sort_by(ordered), partition):
-        path = f"{table.location()}/data/{partition}={day.isoformat()}/{commit_id}.parquet"
-        with store.open_output_stream(s3.key_of(path)) as stream:
-            parquet.write_table(piece, stream, compression="zstd", store_schema=False)
-        files.append(path)
+    rows = [asdict(each) | {"run_id": run_id, "ended_date": each.ended_at.date()} for each in done]
+    commit_id = uuid.uuid4().hex
+    files = lake.write_rows(table, MAINTENANCE_RUNS, rows, commit_id)
     lake.append(MAINTENANCE_RUNS, files, expected={}, properties={}, run_id=commit_id, summary={})
 
 
@@ -621,10 +611,6 @@ def _is_personal(column: Mapping[str, Any]) -> bool:
 def _quoted(settings: Settings, name: str, suffix: str = "") -> str:
     namespace, _, table = name.partition(".")
     return f'{settings.catalog.name}."{settings.prefix}{namespace}"."{table}{suffix}"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _insist(do: Callable[[], _Answer]) -> _Answer:

@@ -9,22 +9,19 @@ was killed. What Kafka dropped before it was collected is counted in the answer 
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
-import pyarrow as pa
-from pyarrow import parquet
 
 from lakehouse import ledger
-from lakehouse.adapters import kafka, s3
+from lakehouse.adapters import kafka
 from lakehouse.adapters.catalog import Lake
 from lakehouse.plans import Account, Available, lost_ranges, plan_ingest, strayed
 from lakehouse.settings import Settings
 from lakehouse.tables import QUERY_HISTORY
-from lakehouse.transforms import split_by_date
 
 ROWS_AT_ONCE: Final = 20_000
 """Queries that one commit takes at most."""
@@ -100,7 +97,7 @@ def _step(settings: Settings, lake: Lake, kafka_id: str, available: Available) -
     changed = ledger.entries(source, plan.after, kafka_id, accounts, run_id)
     lake.append(
         QUERY_HISTORY,
-        list(_write(settings, table.location(), lake.write_schema(table, QUERY_HISTORY), rows, run_id)),
+        lake.write_rows(table, QUERY_HISTORY, rows, run_id),
         expected=ledger.found(table.properties, *changed),
         properties=changed,
         run_id=run_id,
@@ -125,22 +122,6 @@ def _start(
     if ledger.topic_id(properties, source) not in (None, kafka_id) or strayed(source, position, available):
         return ledger.next_generation(source), {}, {}
     return source, position, ledger.accounts(properties, source)
-
-
-def _write(
-    settings: Settings, location: str, schema: pa.Schema, rows: list[dict[str, Any]], run_id: str
-) -> Iterator[str]:
-    """Write one file a date; yields their paths."""
-    if not rows:
-        return
-    store = s3.filesystem(settings.s3)
-    (partition,) = QUERY_HISTORY.partition_by
-    order = [(column, "ascending") for column in (partition, *QUERY_HISTORY.sort_by)]
-    for day, piece in split_by_date(pa.Table.from_pylist(rows, schema=schema).sort_by(order), partition):
-        path = f"{location}/data/{partition}={day.isoformat()}/{run_id}-{uuid.uuid4().hex}.parquet"
-        with store.open_output_stream(s3.key_of(path)) as stream:
-            parquet.write_table(piece, stream, compression="zstd", store_schema=False)
-        yield path
 
 
 def read_event(value: bytes | None, arrived_at: datetime) -> dict[str, Any]:

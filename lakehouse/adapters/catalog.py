@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import requests
+from pyarrow import parquet
 from pyiceberg.catalog.rest import Endpoints, IdentifierKind, RestCatalog
 from pyiceberg.catalog.rest.auth import AuthManager
 from pyiceberg.catalog.rest.response import _handle_non_200_response  # pyright: ignore[reportPrivateUsage]
@@ -67,6 +68,7 @@ from lakehouse.ledger import RULES, RUN_ID
 from lakehouse.plans import Offsets
 from lakehouse.settings import Settings
 from lakehouse.tables import TableSpec
+from lakehouse.transforms import split_by_date
 
 _COMMIT_ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.2
@@ -235,6 +237,28 @@ class Lake:
                 "bring it up to date with `lakehouse tables apply`"
             )
         return schema_to_pyarrow(table.schema(), include_field_ids=True)
+
+    def write_rows(self, table: Table, spec: TableSpec, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[str]:
+        """Write rows as sorted data files, one a date, for `append`; commits nothing.
+
+        Args:
+            table: as `load` returned it.
+            spec: the table; partitioned by one date.
+            rows: values by column; what a row lacks is null.
+            run_id: goes into the names of the files.
+
+        Returns:
+            The paths of the files.
+        """
+        (partition,) = spec.partition_by
+        order = [(column, "ascending") for column in (partition, *spec.sort_by)]
+        held = pa.Table.from_pylist(list(rows), schema=self.write_schema(table, spec)).sort_by(order)  # pyright: ignore[reportArgumentType]
+        store, paths = s3.filesystem(self._settings.s3), list[str]()
+        for day, piece in split_by_date(held, partition):
+            paths.append(f"{table.location()}/data/{partition}={day.isoformat()}/{run_id}-{uuid.uuid4().hex}.parquet")
+            with self._errors(), store.open_output_stream(s3.key_of(paths[-1])) as stream:
+                parquet.write_table(piece, stream, compression="zstd", store_schema=False)
+        return paths
 
     def quarantined_offsets(self, spec: TableSpec, topic: str, since: Offsets) -> dict[int, set[int]]:
         """Offsets at or past `since` that a quarantine table holds of a topic, per topic partition."""

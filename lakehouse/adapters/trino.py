@@ -106,6 +106,11 @@ def connection(
         yield opened
 
 
+def literal(text: str) -> str:
+    """A text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def query(login: TrinoLogin, sql: str, parameters: Sequence[Any] = (), *, attempts: int = 3) -> list[tuple[Any, ...]]:
     """Run one statement and return all its rows.
 

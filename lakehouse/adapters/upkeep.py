@@ -541,7 +541,7 @@ def _condition(spec: PartitionSpec, schema: Schema, values: Sequence[Any]) -> st
             case IdentityTransform(), DateType():
                 parts.append(f"{column} = DATE '{text}'")
             case IdentityTransform(), StringType():
-                parts.append(f"{column} = '" + text.replace("'", "''") + "'")
+                parts.append(f"{column} = {trino.literal(text)}")
             case IdentityTransform(), IntegerType() | LongType():
                 parts.append(f"{column} = {int(value)}")
             case ((DayTransform() | MonthTransform()), DateType() | TimestamptzType()):

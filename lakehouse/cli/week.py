@@ -37,8 +37,8 @@ LIVE_DAYS: Final = 2
 DELAY: Final = timedelta(minutes=1)
 """The last messages of a day are on their way until some seconds after midnight."""
 KILLED, STOPPED = "Spark was killed, the next attempt did it", "the run was stopped, the next run did it"
-_INCIDENTS: Final[Mapping[tuple[int, int], str]] = {(3, 2): KILLED, (5, 2): STOPPED}
-"""What goes wrong on purpose, by the day and the ingest of that day, both counted from 1."""
+_INCIDENTS: Final[Mapping[tuple[int, int], str]] = {(3, 1): KILLED, (5, 1): STOPPED}
+"""What goes wrong on purpose, by the day and the ingest of that day, both counted from 1; another one follows it."""
 _ENDS_AS: Final[Mapping[str, str]] = {KILLED: "success", STOPPED: "failed"}
 _INCIDENT_SECONDS: Final = 120
 _DRIVER: Final = "org.apache.spark.deploy.SparkSubmit"
@@ -227,7 +227,7 @@ def _start_afresh(settings: Settings) -> None:
     lake = Lake(settings)
     lake.drop_environment()
     kafka.delete_topic(settings, settings.user_actions_topic)
-    # The messages keep their own times, which are long ago, so no retention by age may look at them.
+    # The messages keep their own times, which are days ago, so no retention by age may look at them.
     config = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
     kafka.create_topic(settings, settings.user_actions_topic, PARTITIONS, config)
     for spec in ALL:
