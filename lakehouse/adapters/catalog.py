@@ -238,7 +238,7 @@ class Lake:
             )
         return schema_to_pyarrow(table.schema(), include_field_ids=True)
 
-    def write_rows(self, table: Table, spec: TableSpec, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[str]:
+    def write_rows(self, table: Table, spec: TableSpec, rows: list[dict[str, Any]], run_id: str) -> list[str]:
         """Write rows as sorted data files, one a date, for `append`; commits nothing.
 
         Args:
@@ -252,7 +252,7 @@ class Lake:
         """
         (partition,) = spec.partition_by
         order = [(column, "ascending") for column in (partition, *spec.sort_by)]
-        held = pa.Table.from_pylist(list(rows), schema=self.write_schema(table, spec)).sort_by(order)  # pyright: ignore[reportArgumentType]
+        held = pa.Table.from_pylist(rows, schema=self.write_schema(table, spec)).sort_by(order)
         store, paths = s3.filesystem(self._settings.s3), list[str]()
         for day, piece in split_by_date(held, partition):
             paths.append(f"{table.location()}/data/{partition}={day.isoformat()}/{run_id}-{uuid.uuid4().hex}.parquet")

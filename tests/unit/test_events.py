@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lakehouse import events
 from lakehouse.events import Event, Reason, Rejection, decode, decode_exactly
+from lakehouse.transforms import collector_off
 
 ROOT = Path(__file__).resolve().parents[2]
 # 2023-10-23T12:34:56Z and 2023-10-24T00:00:00Z, from `date -u -d … +%s`.
@@ -289,9 +290,10 @@ def test_size_and_depth_are_allowed_up_to_their_bounds() -> None:
     ids=lambda raw: repr(raw[:20]),
 )
 def test_hostile_messages_are_judged_fast_and_their_rejection_is_small(raw: bytes) -> None:
-    started = time.process_time()
-    rejection = decode(raw, KAFKA_MICROS)
-    assert time.process_time() - started < 20  # a way that is not linear needs minutes
+    with collector_off():  # as ingest decodes; else the collector walks all that the other tests hold
+        started = time.process_time()
+        rejection = decode(raw, KAFKA_MICROS)
+        assert time.process_time() - started < 2
     assert isinstance(rejection, Rejection)
     assert len(rejection.message) < 200
     assert len(rejection.field or "") <= 200
