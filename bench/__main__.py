@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from bench import live, race, report, results
-from bench.command import run
+from bench.command import Document, Quick, run
 from bench.contenders import connect_jars
 from bench.contenders.registry import ALL, OURS
 from bench.ground import Ground, Topic
@@ -197,12 +197,7 @@ def main(
     ] = 5,
     more_pairs: Annotated[int, typer.Option(min=0, help="Runs of each of the other contenders.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help=f"What to measure, several times: {', '.join(NAMES)}.")] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Small sizes, to see that all works; the results go into the state, not into the project."
-        ),
-    ] = False,
+    quick: Quick = False,
     freshness_seconds: Annotated[float, typer.Option(min=5, help="How long events flow for freshness.")] = 300,
     rate: Annotated[float, typer.Option(min=100, help="Events per second for freshness and kills.")] = 21_000,
     compaction_pause_seconds: Annotated[float, typer.Option(min=0, help="Pause between two compactions.")] = 10,
@@ -213,9 +208,7 @@ def main(
             min=0.01, help="Size of the backlog for `backlog`, in GiB of JSON; without it that one is left out."
         ),
     ] = None,
-    document: Annotated[
-        bool, typer.Option("--document", help="Measure nothing; write the document anew from the results there are.")
-    ] = False,
+    document: Document = False,
 ) -> None:
     """Measure ingest beside its rivals on this machine's stack, and write the results and their document."""
     if document:

@@ -1,13 +1,24 @@
-"""How a command of the bench begins and ends."""
+"""How a command of the bench begins and ends, and the options that each of them has."""
 
 import signal
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from lakehouse.cli.output import errors
 from lakehouse.errors import LakehouseError
+
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="Small sizes, to see that all works; the results go into the state, not into the project."
+    ),
+]
+Document = Annotated[
+    bool, typer.Option("--document", help="Measure nothing; write the document anew from the results there are.")
+]
 
 
 def run(main: Callable[..., None]) -> None:

@@ -110,8 +110,7 @@ class Shop:
             "ingested_at": pa.array(ingested).cast(MICROS),
             "ingested_date": _dates(ingested),
         }
-        schema = USER_ACTIONS_QUARANTINE.arrow_schema
-        return pa.table([columns[name] for name in schema.names], schema=schema)
+        return _table(columns, USER_ACTIONS_QUARANTINE.arrow_schema)
 
     def _events(self, day: int) -> tuple[Ints, pa.Table]:
         """How many days late each event of a date is, and the events, both in the order of their times."""
@@ -150,8 +149,7 @@ class Shop:
             "ingested_at": pa.array(_next_run(kafka_micros)).cast(MICROS),
             "replayed_at": pa.nulls(order.size, MICROS),
         }
-        schema = USER_ACTIONS.arrow_schema
-        return days_late, pa.table([columns[name] for name in schema.names], schema=schema)
+        return days_late, _table(columns, USER_ACTIONS.arrow_schema)
 
     def _midnight(self, day: int) -> int:
         return (self.date_of(day) - _EPOCH).days * _DAY
@@ -159,6 +157,13 @@ class Shop:
     def _offset(self, day: int, slot: int) -> int:
         """The first offset of a block of arrivals; no two events share one."""
         return ((day - _FIRST_DAY) * _SLOTS + slot) * self.events_per_day
+
+
+def _table(columns: dict[str, pa.Array], schema: pa.Schema) -> pa.Table:
+    """Rows of a table; a column that no message of Kafka fills is null."""
+    rows = len(next(iter(columns.values())))
+    filled = {field.name: pa.nulls(rows, field.type) for field in schema} | columns
+    return pa.table([filled[name] for name in schema.names], schema=schema)
 
 
 _USER_IDS: Final = pa.array([f"user_{10_000 + number}" for number in range(USERS)])

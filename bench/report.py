@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.ads import report as ads_report
 from bench.contenders.registry import ALL, OURS
 from bench.figures import Bar, bars, measured, number, table
 from bench.ground import DISTINCT
@@ -29,23 +30,23 @@ BARS: Final = (
 
 def page(directory: Path) -> str:
     """The whole document, from the results in a directory."""
-    return render(load(directory / "ingest.json"), load(directory / "warehouse.json"))
+    return render(*(load(directory / f"{name}.json") for name in ("ingest", "warehouse", "ads")))
 
 
-def render(results: Results, warehouse: Results | None = None) -> str:
-    """The whole document, from the results of ingest and of the warehouse."""
+def render(results: Results, warehouse: Results | None = None, ads: Results | None = None) -> str:
+    """The whole document, from the results of ingest, of the warehouse and of the ad data."""
     sections = (_how, _bars, _contenders, _bad_rows, _floors, _drain, _backlog, _freshness, _kill)
     notes = NOTES.read_text().strip() if NOTES.exists() else ""
     parts = [_HEAD, *(part for section in sections if (part := section(results))), notes]
-    parts += warehouse_report.parts(warehouse or {})
+    parts += [*warehouse_report.parts(warehouse or {}), *ads_report.parts(ads or {})]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 _HEAD: Final = """\
 # Benchmarks
 
-This page is made by `make bench` from `bench/results/ingest.json` and by `make bench-dbt` from `bench/results/warehouse.json`.
-To change its words, change `bench/report.py`, `bench/warehouse/report.py` or the `notes.md` beside each, then run `.venv/bin/python -m bench --document`.
+This page is made by `make bench` from `bench/results/ingest.json`, by `make bench-dbt` from `bench/results/warehouse.json`, and by `make bench-ads` from `bench/results/ads.json`.
+To change its words, change `bench/report.py`, `bench/warehouse/report.py`, `bench/ads/report.py` or the `notes.md` beside each, then run `.venv/bin/python -m bench --document`.
 
 All figures are from this project's own runs on one machine, so they hold beside each other, not beside figures of other machines."""
 

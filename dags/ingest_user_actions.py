@@ -38,10 +38,10 @@ More in `docs/operations.md`.
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import DAG, Asset
 from airflow.sdk.definitions.param import ParamsDict
 from alerts import deadline
-from lakehouse_command import TASK_DEFAULTS, LakehouseCommand, moment_param, prefix_param
+from lakehouse_command import TASK_DEFAULTS, LakehouseCommand, moment_param, prefix_param, spark_master_param
 
 USER_ACTIONS = Asset("events.user_actions")
 
@@ -58,13 +58,7 @@ with DAG(
     params=ParamsDict(
         {
             "until": moment_param("Until", "Leave what Kafka stamped at this time or later to another run."),
-            "spark_master": Param(
-                None,
-                type=["null", "string"],
-                pattern=r"^(local(\[.+\])?|spark://.+|k8s://.+)?$",
-                title="Spark master",
-                description="Where Spark runs: `local[*,3]`, `spark://…` or `k8s://…`.",
-            ),
+            "spark_master": spark_master_param(),
             "prefix": prefix_param(),
         }
     ),

@@ -75,6 +75,17 @@ def moment_param(title: str, description: str) -> Param:
     )
 
 
+def spark_master_param() -> Param:
+    """Make the param `spark_master` of a DAG whose command starts Spark."""
+    return Param(
+        None,
+        type=["null", "string"],
+        pattern=r"^(local(\[.+\])?|spark://.+|k8s://.+)?$",
+        title="Spark master",
+        description="Where Spark runs: `local[*,3]`, `spark://…` or `k8s://…`.",
+    )
+
+
 def dry_run_param() -> Param:
     """Make the param `dry_run` of a DAG that changes tables by a plan."""
     return Param(
@@ -94,6 +105,13 @@ CONNECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "LAKEHOUSE_S3__ACCESS_KEY": "login",
         "LAKEHOUSE_S3__SECRET_KEY": "password",
     },
+    "lakehouse_postgres": {
+        "LAKEHOUSE_POSTGRES__HOST": "host",
+        "LAKEHOUSE_POSTGRES__PORT": "port",
+        "LAKEHOUSE_POSTGRES__USER": "login",
+        "LAKEHOUSE_POSTGRES__PASSWORD": "password",
+    },
+    "lakehouse_ads_api": {"LAKEHOUSE_ADS__API_URL": "host", "LAKEHOUSE_ADS__API_TOKEN": "password"},
     "lakehouse_trino_admin": {"LAKEHOUSE_TRINO__ADMIN_PASSWORD": "password"},
     "lakehouse_trino_ingest": {"LAKEHOUSE_TRINO__INGEST_PASSWORD": "password"},
     "lakehouse_trino_transform": {"LAKEHOUSE_TRINO__TRANSFORM_PASSWORD": "password"},
@@ -103,6 +121,8 @@ CONNECTION_MEANINGS: Final[Mapping[str, str]] = {
     "lakehouse_kafka": "Kafka's brokers, `host:port[,host:port]`.",
     "lakehouse_catalog": "The REST catalog and its OAuth2 client.",
     "lakehouse_s3": "The object store and the pipeline's key.",
+    "lakehouse_postgres": "PostgreSQL and the pipeline's user.",
+    "lakehouse_ads_api": "The ad API, its address with `http://` or `https://`, and our token.",
     "lakehouse_trino_admin": "Trino's user for maintenance and archiving.",
     "lakehouse_trino_ingest": "Trino's user that reads and writes events and quarantine.",
     "lakehouse_trino_transform": "Trino's user as whom dbt builds.",
@@ -207,18 +227,8 @@ class LakehouseCommand(BaseOperator):
             _signal_group(self._command, signal.SIGTERM)
 
     def _value(self, context: Context, name: str) -> Any:
-        params = context["params"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        if params[name] is not None:
-            return params[name]
-        variable = f"{self.dag_id}_{name}"
-        text = Variable.get(variable, default=None)
-        if text is None:
-            return self.intervals.get(name)
-        param: Param = context["dag"].params.get_param(name)  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        try:
-            return Param(_of_type(param, text), schema=param.schema).resolve()
-        except (ParamValidationError, json.JSONDecodeError) as error:
-            raise AirflowFailException(f"the Variable {variable} does not fit the param {name}: {error}") from error
+        told = value_of(self, context, name)
+        return self.intervals.get(name) if told is None else told
 
     def _run(self, line: Sequence[str], settings: Mapping[str, str]) -> tuple[int, str, str]:
         """Run the command; returns its exit code, its last line of output, and what it said of its failure."""
@@ -269,6 +279,22 @@ class LakehouseCommand(BaseOperator):
                 self.log.info("%s", line)
                 if line and line.startswith(mark):
                     kept.append(line)
+
+
+def value_of(task: BaseOperator, context: Context, name: str) -> Any:
+    """What the run says of a param, else what the Variable `<DAG>_<param>` says; None where neither does."""
+    params = context["params"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    if params[name] is not None:
+        return params[name]
+    variable = f"{task.dag_id}_{name}"
+    text = Variable.get(variable, default=None)
+    if text is None:
+        return None
+    param: Param = context["dag"].params.get_param(name)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    try:
+        return Param(_of_type(param, text), schema=param.schema).resolve()
+    except (ParamValidationError, json.JSONDecodeError) as error:
+        raise AirflowFailException(f"the Variable {variable} does not fit the param {name}: {error}") from error
 
 
 def _connected() -> Iterator[tuple[str, str]]:

@@ -13,7 +13,8 @@ what each run did. A run that finds nothing due is *skipped* and starts nothing.
 **Why this schedule**: by the clock, every six hours, the first time soon after a UTC day is closed. An asset would be
 wrong here: the tables are written many times an hour, and what is due depends on how many files have piled up and on
 which days are closed, not on the last write.
-The pool `maintenance` has one slot, which the DAG `archive_events` needs too: a table has one maintainer.
+The pool `maintenance` has one slot, which the DAGs `archive_events` and `archive_ads` need too: a table has one
+maintainer.
 
 **Interval**: none; it goes by what it measures, so a backfill of it does nothing that one run would not do.
 

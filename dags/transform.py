@@ -4,7 +4,8 @@
 Runs dbt on Trino: staging → intermediate → marts, with their tests, and then publishes the marts: the views of the
 schema `marts` turn to what was built and tested in `build`.
 
-**Upstream**: asset `events.user_actions`, updated by the DAG `ingest_user_actions` when it brought rows.
+**Upstream**: assets `events.user_actions`, updated by the DAG `ingest_user_actions` when it brought rows, and
+`reporting.file_aggregates`, updated by the DAG `file_notifications` when it took up files.
 
 **Downstream**: asset `marts.fct_events_daily`; everybody who reads the marts.
 
@@ -40,13 +41,16 @@ from alerts import deadline
 from lakehouse_command import TASK_DEFAULTS, LakehouseCommand, moment_param, prefix_param
 
 USER_ACTIONS = Asset("events.user_actions")
+FILE_AGGREGATES = Asset("reporting.file_aggregates")
 EVENTS_DAILY = Asset("marts.fct_events_daily")
 
 with DAG(
     dag_id="transform",
     description="dbt on Trino: events.user_actions → marts.fct_events_daily",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("30 * * * *", timezone="UTC"), assets=USER_ACTIONS),
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("30 * * * *", timezone="UTC"), assets=USER_ACTIONS | FILE_AGGREGATES
+    ),
     catchup=False,
     max_active_runs=1,
     tags=["transform", "dbt"],

@@ -1,9 +1,7 @@
 """The files of the archive: written, read back, described by manifests, and compared with those."""
 
-import hashlib
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 
 import pyarrow as pa
@@ -12,7 +10,7 @@ from pyarrow import fs, parquet
 from lakehouse.adapters import s3
 from lakehouse.adapters.archive import HeldFile
 from lakehouse.archive_parts import ArchivedFile, ContentHash, Manifest, PartName
-from lakehouse.errors import ServerUnavailableError, TerminalError
+from lakehouse.errors import TerminalError
 from lakehouse.ingest_task import conform, file_options
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS
@@ -20,7 +18,6 @@ from lakehouse.tables import USER_ACTIONS
 _HELD_BYTES = 64 << 20
 """Rows that are sorted and written together, in memory; about three times as much is needed."""
 _ROWS_PER_GROUP = 100_000
-_CHUNK_BYTES = 1 << 20
 
 
 class PartFiles:
@@ -45,7 +42,7 @@ class PartFiles:
         piece = next(pieces, None)
         while piece is not None:
             paths.append(f"{directory}/{prefix}{uuid.uuid4().hex}.parquet")
-            with _translated(), self._store.open_output_stream(s3.key_of(paths[-1])) as stream:
+            with s3.errors(), self._store.open_output_stream(s3.key_of(paths[-1])) as stream:
                 options = file_options(schema.names)
                 writer, rows = parquet.ParquetWriter(stream, piece.schema, **options), 0
                 with writer:
@@ -67,29 +64,20 @@ class PartFiles:
             for batch in self.rows([path], columns):
                 content.add(batch)
                 self._count(batch.num_rows)
-            files.append(ArchivedFile(path, content.rows - before, *self._bytes(path)))
+            files.append(ArchivedFile(path, content.rows - before, *s3.bytes_of(self._store, path)))
         return tuple(files), content
 
     def rows(self, paths: Iterable[str], columns: Sequence[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
         """Read the columns of files, a row group at a time."""
         names = [column for column, _ in columns]
         for path in paths:
-            with _translated(), self._store.open_input_file(s3.key_of(path)) as stream:
+            with s3.errors(), self._store.open_input_file(s3.key_of(path)) as stream:
                 yield from parquet.ParquetFile(stream).iter_batches(columns=names)
-
-    def _bytes(self, path: str) -> tuple[int, str]:
-        """The size of a file and the SHA-256 of its bytes."""
-        digest, size = hashlib.sha256(), 0
-        with _translated(), self._store.open_input_stream(s3.key_of(path)) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-        return size, digest.hexdigest()
 
     def save(self, manifest: Manifest) -> None:
         """Write the manifest of a part beside the others."""
         path = self._manifest_path(manifest.name, manifest.date)
-        with _translated(), self._store.open_output_stream(s3.key_of(path)) as stream:
+        with s3.errors(), self._store.open_output_stream(s3.key_of(path)) as stream:
             stream.write(manifest.to_json())
 
     def manifest(self, name: PartName, day: date) -> Manifest:
@@ -100,7 +88,7 @@ class PartFiles:
         """
         path = self._manifest_path(name, day)
         try:
-            with _translated(), self._store.open_input_stream(s3.key_of(path)) as stream:
+            with s3.errors(), self._store.open_input_stream(s3.key_of(path)) as stream:
                 return Manifest.from_json(stream.read())
         except ValueError as error:
             raise TerminalError(f"{path} is no manifest ({error}): put it back from a copy") from error
@@ -108,19 +96,19 @@ class PartFiles:
     def remove(self, paths: Iterable[str]) -> None:
         """Delete files that surely nobody names."""
         for path in paths:
-            with _translated():
+            with s3.errors():
                 self._store.delete_file(s3.key_of(path))
 
     def remove_manifest(self, name: PartName, day: date) -> None:
         """Delete the manifest of a part; one that is gone already is no error."""
         path = s3.key_of(self._manifest_path(name, day))
-        with _translated():
+        with s3.errors():
             if self._store.get_file_info(path).type is fs.FileType.File:
                 self._store.delete_file(path)
 
     def is_unchanged(self, file: ArchivedFile) -> bool:
         """Whether a file has the bytes that it was archived with."""
-        return self._bytes(file.path) == (file.size_bytes, file.sha256)
+        return s3.bytes_of(self._store, file.path) == (file.size_bytes, file.sha256)
 
     def compare(self, name: PartName, day: date, registered: Sequence[HeldFile]) -> Iterator[tuple[str, str]]:
         """Compare a part with its manifest, file by file; yields where something differs, and what.
@@ -140,7 +128,7 @@ class PartFiles:
         content, is_whole = ContentHash([column for column, _ in manifest.columns]), True
         for known in manifest.files:
             try:
-                size_bytes, digest = self._bytes(known.path)
+                size_bytes, digest = s3.bytes_of(self._store, known.path)
             except TerminalError as error:
                 yield known.path, str(error)
                 is_whole = False
@@ -191,13 +179,3 @@ def _pieces(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
             held, held_bytes = [], 0
     if held:
         yield pa.concat_tables(held).sort_by(order)
-
-
-@contextmanager
-def _translated() -> Generator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise TerminalError(f"the object store does not have it: {error}") from error
-    except OSError as error:
-        raise ServerUnavailableError(f"the object store failed ({error}): see `lakehouse stack status`") from error

@@ -3,7 +3,7 @@
 The ledger of one topic partition: every offset from the first one read up to the table's position is in the events
 table, or in its archive, or in quarantine, or holds no message, or was lost and a person accepted that; each once. Only
 a row that a replay brought back is in quarantine and in one of the others. What does not add up is a `Gap` that names
-the offsets, the file or the day.
+the offsets, the file or the day. Records of dropped files have a ledger of their own, in `audit_files`.
 
 A row of the archive counts when the events table says that its part has left it, so a part that is being moved counts
 once, wherever an archiving was killed.
@@ -12,21 +12,25 @@ Trino counts in one pass over the coordinates in all tables; offsets are listed 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lakehouse import ledger
+from lakehouse import audit_files, ledger
 from lakehouse.adapters import kafka, trino
-from lakehouse.adapters.catalog import Lake, summaries
-from lakehouse.errors import TerminalError
+from lakehouse.adapters.catalog import summaries
+from lakehouse.adapters.csv_lake import CsvLake
+from lakehouse.audit_files import FilesLedger
+from lakehouse.errors import TerminalError, TransientError
 from lakehouse.plans import Account, Offsets
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
 
+_ATTEMPTS = 3
+
 MOST_LISTED = 20
 """How many offset ranges a gap lists at most."""
 
-Kind = Literal["lost", "doubled", "position", "replay", "kafka", "file", "aggregate"]
+Kind = Literal["lost", "doubled", "position", "replay", "origin", "kafka", "file", "aggregate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,8 @@ class Gap:
 
     Attributes:
         kind: `lost` or `doubled` rows, a `position` that was moved by hand, rows marked as replayed that no `replay`
-            brought, offsets that `kafka` does not have, a `file` registered twice, a day whose `aggregate` differs
-            from its events.
+            brought, rows whose `origin` is neither a message nor a record of a file, offsets that `kafka` does not
+            have, a `file` registered twice, a day whose `aggregate` differs from its events.
         where: topic and topic partition, table, or day.
         rows: by how many rows it is off; 0 where that has no meaning.
         detail: the exact offsets, or both figures.
@@ -87,6 +91,7 @@ class AuditReport:
     Attributes:
         aggregated_rows: events counted in the daily aggregate that people read; null while none is published.
         unaggregated_rows: events that arrived after the build that this aggregate comes from.
+        files: the ledger of the dropped files.
     """
 
     ok: bool
@@ -94,6 +99,7 @@ class AuditReport:
     gaps: tuple[Gap, ...]
     aggregated_rows: int | None
     unaggregated_rows: int
+    files: FilesLedger = field(default_factory=FilesLedger)
 
 
 def audit(settings: Settings) -> AuditReport:
@@ -103,7 +109,7 @@ def audit(settings: Settings) -> AuditReport:
         TransientError: a server did not answer.
         TerminalError: the tables do not exist.
     """
-    tables = _Tables(settings)
+    tables = _tables(settings)
     gaps = tables.without_position()
     ends: dict[str, Mapping[int, int] | None] = {}
     for source in ledger.sources(tables.properties):
@@ -117,10 +123,22 @@ def audit(settings: Settings) -> AuditReport:
         rows.append(row)
         gaps += _unread(row)
         gaps += tables.amiss(row, count)
+    files, amiss = tables.files()
+    gaps += amiss
     gaps += tables.files_twice()
     aggregated, unaggregated, wrong_days = tables.aggregate()
     gaps += wrong_days
-    return AuditReport(not gaps, tuple(rows), tuple(gaps), aggregated, unaggregated)
+    return AuditReport(not gaps, tuple(rows), tuple(gaps), aggregated, unaggregated, files)
+
+
+def _tables(settings: Settings) -> "_Tables":
+    for _ in range(_ATTEMPTS):
+        tables = _Tables(settings)
+        if tables.known is not None:
+            return tables
+    raise TransientError(
+        "files are brought into the tables one commit after the other: audit again when that has ended"
+    )
 
 
 def find_jumps(topic: str, moves: Sequence[tuple[Offsets, Offsets]], current: Offsets) -> list[Gap]:
@@ -212,16 +230,18 @@ class _Tables:
 
     The events are those of the snapshot that the table had when it was loaded, and the properties too, so an ingest or
     a replay that commits afterwards changes nothing here. Its archive is loaded after it: what the events say has left
-    them is in there. The quarantine is read later and only grows; what it holds at the position or past it is left out,
-    because the run that wrote it has not ended, or the next one will count it.
+    them is in there. The quarantine is read later. Of a topic it only grows, and what it holds at the position or past
+    it is left out, because the run that wrote it has not ended, or the next one will count it. Of files it also loses
+    what a correction replaced, so their records are counted in the snapshot that goes with the events.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._trino = settings.trino_as("transform")
-        lake = Lake(settings)
+        self._lake = lake = CsvLake(settings)
         table = lake.load(USER_ACTIONS)
         archive = lake.load(USER_ACTIONS_ARCHIVE)
         self.properties = table.properties
+        self.known = audit_files.state(lake, table.properties)
         self.summaries = summaries(table)
         self._settings = settings
         self._name = _name(settings, USER_ACTIONS)
@@ -234,16 +254,19 @@ class _Tables:
         # Trino shows a snapshot by the columns that the table had when it was made.
         known = table.schemas()[snapshot.schema_id or 0] if snapshot else table.schema()
         archived = _name(settings, USER_ACTIONS_ARCHIVE)
+        columns = f"kafka_topic, kafka_partition, kafka_offset, {_later(known.column_names)}"
+        archive_snapshot = archive.current_snapshot()
+        known = archive.schemas()[archive_snapshot.schema_id or 0] if archive_snapshot else archive.schema()
+        of_archive = f"kafka_topic, kafka_partition, kafka_offset, {_later(known.column_names)}"
         self._events = (
-            f"SELECT kafka_topic, kafka_partition, kafka_offset, {_replayed_at(known.column_names)} AS replayed_at "
-            f"FROM {self._name}{_as_of(table.metadata.current_snapshot_id)} UNION ALL "
-            "SELECT kafka_topic, kafka_partition, kafka_offset, replayed_at "
-            f"FROM {archived}{_as_of(archive.metadata.current_snapshot_id)} WHERE {ledger.counting(table.properties)}"
+            f"SELECT {columns} FROM {self._name}{_as_of(table.metadata.current_snapshot_id)} UNION ALL "
+            f"SELECT {of_archive} FROM {archived}{_as_of(archive.metadata.current_snapshot_id)} "
+            f"WHERE {ledger.counting(table.properties)}"
         )
         # What counts when the query runs; it names the live table first, as it must.
         self._now = (
-            f"SELECT event_date, ingested_at, {_replayed_at(table.schema().column_names)} AS replayed_at "
-            f"FROM {self._name} UNION ALL SELECT event_date, ingested_at, replayed_at FROM {archived} "
+            f"SELECT event_date, ingested_at, {_later(table.schema().column_names)} FROM {self._name} UNION ALL "
+            f"SELECT event_date, ingested_at, {_later(archive.schema().column_names)} FROM {archived} "
             f"WHERE {ledger.counting_now(_name(settings, USER_ACTIONS, '$properties'))}"
         )
         # Each row as `kind`: ingested, replayed or quarantined.
@@ -252,6 +275,7 @@ class _Tables:
             f"FROM ({self._events}) UNION ALL SELECT kafka_topic, kafka_partition, kafka_offset, 'q' "
             f"FROM {_name(settings, USER_ACTIONS_QUARANTINE)}"
         )
+        self._quarantine = lake.load(USER_ACTIONS_QUARANTINE)
 
     def rows(self) -> Iterator[tuple[LedgerRow, _Count]]:
         """Count what the tables hold of each topic partition that has a position."""
@@ -320,10 +344,11 @@ class _Tables:
             for source in ledger.sources(self.properties)
             for partition in ledger.position(self.properties, source)
         )
-        where = f" WHERE (kafka_topic, kafka_partition) NOT IN ({known})" if known else ""
+        where = f" AND (kafka_topic, kafka_partition) NOT IN ({known})" if known else ""
         found = trino.query(
             self._trino,
-            f"SELECT kafka_topic, kafka_partition, count(*) FROM ({self._events}){where} GROUP BY 1, 2 ORDER BY 1, 2",
+            f"SELECT kafka_topic, kafka_partition, count(*) FROM ({self._events}) WHERE kafka_topic IS NOT NULL{where} "
+            "GROUP BY 1, 2 ORDER BY 1, 2",
         )
         return [
             Gap("position", f"{topic}/{partition}", rows, f"{rows} rows are published and there is no position")
@@ -409,6 +434,28 @@ class _Tables:
     def _held_of(self, row: LedgerRow) -> str:
         return f"SELECT * FROM ({self._held}) WHERE {_of(row)} AND (kind <> 'q' OR kafka_offset < {row.position})"
 
+    def files(self) -> tuple[FilesLedger, list[Gap]]:
+        """Add up the ledger of the dropped files, and find what does not add up."""
+        known = self.known
+        assert known is not None
+        schemas = {s.snapshot_id: s.schema_id or 0 for s in self._quarantine.metadata.snapshots}
+        of_snapshot = schemas.get(known.quarantine_id or 0)
+        schema = self._quarantine.schema() if of_snapshot is None else self._quarantine.schemas()[of_snapshot]
+        held = (
+            f"SELECT file, file_version, file_line, {_IS_MESSAGE}, IF(replayed_at IS NULL, 'i', 'r') AS kind "
+            f"FROM ({self._events}) UNION ALL SELECT {_of_file(schema.column_names)}, {_IS_MESSAGE}, 'q' "
+            f"FROM {_name(self._settings, USER_ACTIONS_QUARANTINE)}{_as_of(known.quarantine_id)}"
+        )
+        counted = audit_files.count(self._settings, held)
+        gaps = [Gap(*gap) for gap in audit_files.amiss(known, counted)]
+        lines = {
+            one.file: audit_files.lines_amiss(self._settings, held, one)
+            for one in known.current.values()
+            if one.file in {gap.where for gap in gaps}
+        }
+        gaps = [replace(gap, detail="; ".join(filter(None, (gap.detail, lines.get(gap.where))))) for gap in gaps]
+        return audit_files.add_up(known, counted), gaps
+
     def files_twice(self) -> list[Gap]:
         """Find data files that a table has registered more than once."""
         gaps: list[Gap] = []
@@ -427,8 +474,9 @@ class _Tables:
     def aggregate(self) -> tuple[int | None, int, list[Gap]]:
         """Compare the published aggregate with the events it was built from; later ones wait for the next build.
 
-        A build sees all that came before some moment, of the ingest and of the replays each: both commit in the order
-        in which they started. Between the two there is no such order.
+        A build sees all that came before some moment, of the ingest, and of replays and files together: both commit in
+        the order in which they started. Between the two there is no such order. A date that a correction took events
+        from waits for the build that hears of it.
         """
         catalog, schema = self._settings.catalog.name, f"{self._settings.prefix}marts"
         built = trino.query(
@@ -448,13 +496,14 @@ class _Tables:
             f"WITH built AS (SELECT event_date, sum(event_count) AS counted FROM {mart} GROUP BY event_date), "
             f"newest AS (SELECT coalesce(max(last_ingested_at), {never}) AS ingested, "
             f"coalesce({last_replayed_at}, {never}) AS replayed FROM {mart}), "
-            "seen AS (SELECT event_date, IF(replayed_at IS NULL, ingested_at <= ingested, replayed_at <= replayed) AS "
-            f"is_due FROM ({self._now}) CROSS JOIN newest), "
+            "seen AS (SELECT event_date, IF(replayed_at IS NULL AND file IS NULL, ingested_at <= ingested, "
+            f"ingested_at <= replayed) AS is_due FROM ({self._now}) CROSS JOIN newest), "
             "arrived AS (SELECT event_date, count_if(is_due) AS due, count_if(NOT is_due) AS later FROM seen "
             "GROUP BY event_date) "
-            "SELECT event_date, coalesce(counted, 0), coalesce(due, 0), coalesce(later, 0) "
-            "FROM built FULL JOIN arrived USING (event_date) ORDER BY event_date",
+            "SELECT event_date, coalesce(counted, 0), coalesce(due, 0), coalesce(later, 0), replayed "
+            "FROM built FULL JOIN arrived USING (event_date) CROSS JOIN newest ORDER BY event_date",
         )
+        withdrawn = ledger.withdrawn(self._lake.load(USER_ACTIONS).properties, ledger.WITHDRAWN)
         gaps = [
             Gap(
                 "aggregate",
@@ -462,10 +511,13 @@ class _Tables:
                 abs(counted - due),
                 f"counts {counted} events, {due} are published",
             )
-            for day, counted, due, _ in days
-            if counted != due
+            for day, counted, due, _, built_at in days
+            if counted != due and not (day in withdrawn and withdrawn[day] > built_at)
         ]
         return sum(day[1] for day in days), sum(day[3] for day in days), gaps
+
+
+_IS_MESSAGE = "kafka_topic IS NOT NULL AND kafka_partition IS NOT NULL AND kafka_offset IS NOT NULL AS is_message"
 
 
 def _name(settings: Settings, spec: TableSpec, suffix: str = "") -> str:
@@ -476,9 +528,16 @@ def _as_of(snapshot_id: int | None) -> str:
     return f" FOR VERSION AS OF {snapshot_id}" if snapshot_id is not None else ""
 
 
-def _replayed_at(columns: Iterable[str]) -> str:
-    """The column, or what stands for it in a table that does not have it yet."""
-    return "replayed_at" if "replayed_at" in columns else "CAST(NULL AS timestamp(6) with time zone)"
+def _later(columns: Iterable[str]) -> str:
+    """The columns that came later, or what stands for them in a table that does not have them yet."""
+    replayed_at = "replayed_at" if "replayed_at" in columns else "CAST(NULL AS timestamp(6) with time zone)"
+    return f"{replayed_at} AS replayed_at, {_of_file(columns)}"
+
+
+def _of_file(columns: Iterable[str]) -> str:
+    if "file" in columns:
+        return "file, file_version, file_line"
+    return "CAST(NULL AS varchar) AS file, CAST(NULL AS varchar) AS file_version, CAST(NULL AS bigint) AS file_line"
 
 
 def _of(row: LedgerRow) -> str:

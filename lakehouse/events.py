@@ -37,8 +37,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY: Final = _EPOCH.toordinal()
 
 
-class Reason(StrEnum):
-    """Why a message is in quarantine; the text beside each code is its documentation."""
+class ReasonCode(StrEnum):
+    """A code that says why something is set aside, with its documentation in `doc`."""
 
     doc: str
 
@@ -48,6 +48,10 @@ class Reason(StrEnum):
         member._value_ = code
         member.doc = doc
         return member
+
+
+class Reason(ReasonCode):
+    """Why a message is in quarantine; the text beside each code is its documentation."""
 
     TOMBSTONE = "tombstone", "The message has no value (null)."
     BLANK = "blank", "The value is empty or only JSON whitespace."
@@ -238,6 +242,17 @@ def decode_exactly(raw: bytes | None, kafka_micros: int) -> Event | Rejection:
         return rejected.rejection
 
 
+def decode_object(raw: bytes | None) -> dict[str, Any] | Rejection:
+    """Read one JSON object as strictly as an event is read; what its fields must hold is the caller's to say.
+
+    Numbers directly under the object come as `int` or `float`.
+    """
+    try:
+        return {name: _plain(value) for name, value in _parse(raw).items()}
+    except _RejectedError as rejected:
+        return rejected.rejection
+
+
 class _RejectedError(Exception):
     """Carries a rejection out of the reference decoder; never leaves this module."""
 
@@ -250,6 +265,12 @@ class _Number(Struct, gc=False):
     """A number as it was written, so that keeping an unknown field loses no digit."""
 
     text: str
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, _Number):
+        return value
+    return int(value.text) if value.text.lstrip("-").isdigit() else float(value.text)
 
 
 class _Repeating(dict[str, Any]):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pyarrow import fs, parquet
@@ -70,12 +70,12 @@ class IngestTask:
         """Write the batches of one task; yields rows of `REPORT`."""
         store = s3.filesystem(self.s3)
         report = _Report()
-        events = _Writer(self, USER_ACTIONS, self.events, store, report)
-        quarantine = _Writer(self, USER_ACTIONS_QUARANTINE, self.quarantine, store, report)
+        events = Writer(self, USER_ACTIONS, self.events, store, report)
+        quarantine = Writer(self, USER_ACTIONS_QUARANTINE, self.quarantine, store, report)
         for batch in batches:
             decoded = decode_batch(self._without_quarantined(batch), self.source, self.ingested_at)
             if self.is_replay:
-                events.add(self._replayed(decoded.events))
+                events.add(replayed_rows(decoded.events, self.ingested_at))
                 report.count(USER_ACTIONS_QUARANTINE, decoded.quarantine)
             else:
                 events.add(decoded.events)
@@ -83,10 +83,6 @@ class IngestTask:
         events.flush()
         quarantine.flush()
         yield from report.batches()
-
-    def _replayed(self, events: pa.Table) -> pa.Table:
-        column = pa.repeat(pa.scalar(self.ingested_at, MICROS), events.num_rows)
-        return events.set_column(events.schema.get_field_index("replayed_at"), "replayed_at", column)
 
     def _without_quarantined(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if not self.quarantined:
@@ -139,15 +135,42 @@ class _Report:
         yield pa.RecordBatch.from_pylist(rows, schema=REPORT)
 
 
-class _Writer:
+class Run(Protocol):
+    """What a writer asks of the run it works for."""
+
+    @property
+    def run_id(self) -> str:
+        """Unique to the run; in the names of its files."""
+        ...
+
+    @property
+    def rows_per_file(self) -> int:
+        """Rows of one file at most."""
+        ...
+
+
+class Tally(Protocol):
+    """What a writer tells of its work."""
+
+    def file(self, spec: TableSpec, path: str, rows: int, /) -> None:
+        """Hear of a file that was written."""
+        ...
+
+    def count(self, spec: TableSpec, rows: pa.Table, /) -> None:
+        """Hear of rows that were given to it."""
+        ...
+
+
+class Writer:
     """Collects rows of one table and writes them as one sorted file a table partition."""
 
-    def __init__(self, task: IngestTask, spec: TableSpec, target: Target, store: fs.FileSystem, tally: _Report) -> None:
+    def __init__(self, task: Run, spec: TableSpec, target: Target, store: fs.FileSystem, tally: Tally) -> None:
         self._task, self._spec, self._target, self._store, self._report = task, spec, target, store, tally
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = 0
 
     def add(self, rows: pa.Table) -> None:
+        """Take rows, and write what is held when that is enough for a file."""
         if rows.num_rows:
             self._report.count(self._spec, rows)
             self._held.append(rows)
@@ -157,6 +180,7 @@ class _Writer:
                 self.flush()
 
     def flush(self) -> None:
+        """Write what is held."""
         if not self._held:
             return
         (partition,) = self._spec.partition_by
@@ -168,6 +192,12 @@ class _Writer:
             with self._store.open_output_stream(s3.key_of(path)) as stream:
                 parquet.write_table(conform(rows, self._target.schema), stream, **file_options(rows.column_names))
             self._report.file(self._spec, path, rows.num_rows)
+
+
+def replayed_rows(events: pa.Table, replayed_at: datetime) -> pa.Table:
+    """Mark events as brought back from quarantine."""
+    column = pa.repeat(pa.scalar(replayed_at, MICROS), events.num_rows)
+    return events.set_column(events.schema.get_field_index("replayed_at"), "replayed_at", column)
 
 
 def file_options(columns: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,17 @@ What left a table for its archive comes in numbered parts, see `lakehouse.archiv
     lakehouse.archive.restored      in the live table: of those, the parts whose rows were brought back
     lakehouse.archive.held          in the live table: restored dates, and until when no archiving takes them
 
+What came from CSV files comes in numbered commits, see `lakehouse.csv_drop`:
+
+    lakehouse.csv.commits           in the live table: the newest commit that brought files
+    lakehouse.csv.last              in the live table: the files of that commit
+    lakehouse.csv.run               in the live table: the run that made it
+    lakehouse.csv.replayed          in the live table: how many of the files' records replays brought, and are there
+    lakehouse.csv.reached           in quarantine: the newest commit that brought records, and the run that moved it
+    lakehouse.withdrawn             in the live table: event dates that a correction took events from, and when
+    lakehouse.withdrawn.ingested    in either: dates on which had been ingested what left the table, and when
+    lakehouse.csv.recorded          in `ops.csv_files`: the newest commit whose files stand there
+
 A source is called like its topic. When a topic was deleted and made anew and that was accepted, offsets start again,
 so the new one becomes a source of its own: `user-actions#2`; Kafka allows no `#` in a topic's name.
 """
@@ -24,7 +35,7 @@ so the new one becomes a source of its own: `user-actions#2`; Kafka allows no `#
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import date
+from datetime import date, datetime, timedelta
 
 from lakehouse.plans import Account, Offsets
 
@@ -39,6 +50,16 @@ LAST_PART = "lakehouse.archive.last-part"
 THROUGH = "lakehouse.archive.through"
 RESTORED = "lakehouse.archive.restored"
 HELD = "lakehouse.archive.held"
+CSV_COMMITS = "lakehouse.csv.commits"
+CSV_LAST = "lakehouse.csv.last"
+CSV_RUN = "lakehouse.csv.run"
+CSV_REPLAYED = "lakehouse.csv.replayed"
+CSV_REACHED = "lakehouse.csv.reached"
+CSV_RECORDED = "lakehouse.csv.recorded"
+WITHDRAWN = "lakehouse.withdrawn"
+WITHDRAWN_INGESTED = "lakehouse.withdrawn.ingested"
+WITHDRAWN_DAYS = 30
+"""How long a correction is told of: builds hear of it long before."""
 
 RUN_ID = "lakehouse.run-id"
 TOPIC = "lakehouse.topic"
@@ -62,6 +83,39 @@ def accounts(properties: Properties, source: str) -> dict[int, Account]:
 def replayed(properties: Properties, source: str) -> dict[int, int]:
     """How many rows of each topic partition replays have brought."""
     return _offsets(properties.get(REPLAYED + source, "{}"))
+
+
+def csv_commits(properties: Properties) -> int:
+    """The newest commit that brought files into a live table; 0 before the first."""
+    return int(properties.get(CSV_COMMITS, "0"))
+
+
+def csv_replayed(properties: Properties) -> int:
+    """How many records of files a live table has that replays brought."""
+    return int(properties.get(CSV_REPLAYED, "0"))
+
+
+def csv_reached(properties: Properties) -> int:
+    """The newest commit that brought records of files into a quarantine; 0 before the first."""
+    return int(properties.get(CSV_REACHED, "0").partition(" ")[0])
+
+
+def csv_recorded(properties: Properties) -> int:
+    """The newest commit whose files stand in the table of files; 0 before the first."""
+    return int(properties.get(CSV_RECORDED, "0"))
+
+
+def withdrawn(properties: Properties, key: str) -> dict[date, datetime]:
+    """The dates that corrections took rows from, each with the start of the last run that did."""
+    days = json.loads(properties.get(key, "{}"))
+    return {date.fromisoformat(day): datetime.fromisoformat(at) for day, at in days.items()}
+
+
+def withdrawn_text(known: Mapping[date, datetime], days: Iterable[date], at: datetime) -> str:
+    """Such dates as they stand in a property, with these that a run of this time adds, and without old ones."""
+    found = {day: told for day, told in known.items() if told > at - timedelta(days=WITHDRAWN_DAYS)}
+    found |= dict.fromkeys(days, at)
+    return json.dumps({day.isoformat(): told.isoformat() for day, told in sorted(found.items())})
 
 
 def last_part(properties: Properties) -> int:

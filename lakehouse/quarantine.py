@@ -7,6 +7,7 @@ A replay reads the events table as of one snapshot, finds the open rows, judges 
 accepted ones in one step, from the count of replays that the table had: of two at once one commits and the other
 stops. A kill before the commit leaves files that no table names; after it, the rows are no longer open.
 Ingest may go on meanwhile: it never takes an offset below its position again, and a replay takes no other.
+Records of CSV files are replayed as messages are, when they are of the version of the file that counts.
 """
 
 import time
@@ -21,22 +22,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakehouse import ledger
-from lakehouse.adapters import trino
-from lakehouse.adapters.catalog import Condition, Lake
+from lakehouse.adapters import s3, trino
+from lakehouse.adapters.catalog import Condition, Lake, Rows
+from lakehouse.adapters.csv_lake import CsvLake
+from lakehouse.csv_task import read_again
 from lakehouse.errors import LakehouseError, TerminalError
 from lakehouse.events import RULE_VERSION
-from lakehouse.ingest_task import IngestTask, Target
+from lakehouse.ingest_task import IngestTask, Target, Writer, replayed_rows
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
-from lakehouse.transforms import decode_batch
+from lakehouse.transforms import Decoded, FileVersion, decode_batch, decode_records
 
 ROWS_AT_ONCE = 20_000
 BYTES_AT_ONCE = 16 * 1024 * 1024
 """How much is decoded together, in messages and, by their average, in bytes: decoding takes a multiple of it."""
 
 Offsets = npt.NDArray[np.int64]
+_FILE_COLUMNS = ("raw", "reason", "file", "file_version", "file_line", "file_modified_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ class Selection:
         since: refused by an ingest run that started at this time or later, with its zone.
         until: refused by an ingest run that started before this time, with its zone.
         topics: as the column `kafka_topic` has them.
+        files: locations of CSV files; when there are topics or files, only what came from one of them is chosen.
+        line: at which the record of a file begins.
     """
 
     reasons: tuple[str, ...] = ()
@@ -56,6 +63,8 @@ class Selection:
     topics: tuple[str, ...] = ()
     topic_partition: int | None = None
     offset: int | None = None
+    files: tuple[str, ...] = ()
+    line: int | None = None
 
 
 EVERYTHING = Selection()
@@ -85,18 +94,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One quarantined message.
+    """One quarantined message, or record of a CSV file; what the other has is None.
 
     Attributes:
         topic: as the tables know it.
+        file: location of the file.
+        file_line: at which the record begins.
         raw: its bytes; None for a tombstone, and cut short when `raw_size_bytes` is more.
         replayed_at: start of the replay that brought it back; None while it is open.
     """
 
-    topic: str
-    topic_partition: int
-    offset: int
-    kafka_timestamp: datetime
+    topic: str | None
+    topic_partition: int | None
+    offset: int | None
+    kafka_timestamp: datetime | None
+    file: str | None
+    file_version: str | None
+    file_line: int | None
+    file_modified_at: datetime | None
     reason: str
     field: str | None
     message: str
@@ -167,10 +182,11 @@ def rows(
     raw = "raw" if raw_bytes is None else f"substr(raw, 1, {raw_bytes:d})"
     found = trino.query(
         settings.trino_as("ingest"),
-        "SELECT kafka_topic, kafka_partition, kafka_offset, kafka_timestamp, reason, field, message, rule_version, "
+        "SELECT kafka_topic, kafka_partition, kafka_offset, kafka_timestamp, file, file_version, file_line, "
+        "file_modified_at, reason, field, message, rule_version, "
         f"ingested_at, replayed_at, {raw}, length(raw), kafka_key, kafka_headers FROM ({source}) "
-        "ORDER BY ingested_at DESC, kafka_timestamp DESC, kafka_topic, kafka_partition, kafka_offset DESC "
-        f"LIMIT {limit:d}",
+        "ORDER BY ingested_at DESC, kafka_timestamp DESC, kafka_topic, kafka_partition, kafka_offset DESC, "
+        f"file, file_line LIMIT {limit:d}",
         parameters,
     )
     return [Refused(*row, headers=tuple((key, value) for key, value in headers or ())) for *row, headers in found]
@@ -200,14 +216,15 @@ def replay(
         TerminalError: newer rules than ours judged this table, or quarantine holds an offset twice.
     """
     started = time.monotonic()
-    lake = Lake(settings)
+    lake = CsvLake(settings)
     work = _Replay(settings, lake, selection, progress or _unseen)
     work.run(dry_run=dry_run)
     if work.files:
         lake.append(
             USER_ACTIONS,
             work.files,
-            expected=ledger.found(work.properties, ledger.RULES, ledger.REPLAYS),
+            # Of files too: a correction may have withdrawn what would come back, and the two commit in their order.
+            expected=ledger.found(work.properties, ledger.RULES, ledger.REPLAYS, ledger.CSV_COMMITS),
             properties=work.changed,
             run_id=work.run_id,
             summary={
@@ -232,13 +249,14 @@ class _Replay:
 
     Attributes:
         properties: of the events table as this replay found it.
-        accepted: rows to publish, by source and topic partition.
+        accepted: rows to publish, by source and topic partition. The source of a record is `_source_of` its file, and
+            its topic partition 0.
         refused: rows that stay, by reason.
         files: data files with the accepted rows.
     """
 
     def __init__(
-        self, settings: Settings, lake: Lake, selection: Selection, progress: Callable[[int, int], None]
+        self, settings: Settings, lake: CsvLake, selection: Selection, progress: Callable[[int, int], None]
     ) -> None:
         self._settings, self._lake, self._selection, self._progress = settings, lake, selection, progress
         self._events = lake.load(USER_ACTIONS)
@@ -246,8 +264,12 @@ class _Replay:
         self._schema = lake.write_schema(self._events, USER_ACTIONS)
         # Loaded after the events: whatever lies below their position is in here by now.
         self._quarantine = lake.load(USER_ACTIONS_QUARANTINE)
+        for table, spec in ((self._archive, USER_ACTIONS_ARCHIVE), (self._quarantine, USER_ACTIONS_QUARANTINE)):
+            lake.write_schema(table, spec)  # says what to do when a column is missing
+        self._loaded = {_source_of(one.file, one.file_version): one for one in lake.newest(self._events).values()}
         self.properties = self._events.properties
         self.run_id = uuid.uuid4().hex
+        self.rows_per_file = settings.ingest.rows_per_file
         self._at = datetime.now(UTC)
         self._before = self._replayed_offsets()
         self._taken: dict[tuple[str, int], list[Offsets]] = {}
@@ -263,7 +285,12 @@ class _Replay:
             ledger.REPLAYS: str(int(self.properties.get(ledger.REPLAYS, "0")) + 1),
             ledger.RULES: str(RULE_VERSION),
         }
-        for source in {source for source, _ in self.accepted}:
+        of_files = {source for source, _ in (*self._before, *self.accepted)} & self._loaded.keys()
+        changed[ledger.CSV_REPLAYED] = str(
+            sum(len(offsets) for (source, _), offsets in self._before.items() if source in of_files)
+            + sum(rows for (source, _), rows in self.accepted.items() if source in of_files)
+        )
+        for source in {source for source, _ in self.accepted} - of_files:
             counts = Counter({p: len(offsets) for (s, p), offsets in self._before.items() if s == source})
             counts.update({p: count for (s, p), count in self.accepted.items() if s == source})
             changed[ledger.REPLAYED + source] = ledger.offsets_text(counts)
@@ -278,13 +305,16 @@ class _Replay:
                 f"{RULE_VERSION}: upgrade it, then replay"
             )
         columns = ("raw", "kafka_partition", "kafka_offset", "kafka_timestamp")
-        chosen = self._selection.topics
+        selection = self._selection
         scans = {
-            source: self._lake.read(self._quarantine, columns, _conditions(self._selection, source))
+            source: self._lake.read(self._quarantine, columns, _conditions(selection, source))
             for source in ledger.sources(self.properties)
-            if not chosen or source in chosen
+            if source in selection.topics or not (selection.topics or selection.files)
         }
-        most, read = sum(scan.most for scan in scans.values()), 0
+        of_files: list[Rows] = []
+        if selection.files or not selection.topics:
+            of_files.append(self._lake.read(self._quarantine, _FILE_COLUMNS, _conditions(selection, None)))
+        most, read = sum(scan.most for scan in (*scans.values(), *of_files)), 0
 
         def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             nonlocal read
@@ -298,30 +328,35 @@ class _Replay:
 
         for source, scan in scans.items():
             judge = self._judge if dry_run else self._judge_and_write
-            judge(source, self._open(source, counted(scan.batches)))
+            position = ledger.position(self.properties, source)
+            judge(source, self._open(source, position, counted(scan.batches)))
+        for scan in of_files:
+            self._replay_records(counted(scan.batches), dry_run=dry_run)
         self._refuse_what_does_not_add_up()
         self._progress(most, most)
 
     def _replayed_offsets(self) -> dict[tuple[str, int], Offsets]:
         """The coordinates of every row that a replay brought, archived ones too, offsets sorted and each once."""
         found: dict[tuple[str, int], list[Offsets]] = {}
-        columns = ("kafka_topic", "kafka_partition", "kafka_offset")
+        columns = ("kafka_topic", "kafka_partition", "kafka_offset", "file", "file_version", "file_line")
         replayed: Condition = ("replayed_at", "is present", None)
         # A part that is being moved is in both tables, which does no harm here: each offset is taken once.
         tables = (self._events, self._archive)
         for batch in chain.from_iterable(self._lake.read(table, columns, [replayed]).batches for table in tables):
-            topics = batch["kafka_topic"].dictionary_encode()
-            indices = topics.indices.to_numpy()
-            partitions, offsets = _numbers(batch, "kafka_partition"), _numbers(batch, "kafka_offset")
-            for index, source in enumerate(topics.dictionary.to_pylist()):
+            sources = _sources(batch).dictionary_encode()
+            indices = sources.indices.to_numpy()
+            partitions = batch["kafka_partition"].fill_null(0).to_numpy()
+            offsets = pc.call_function("coalesce", [batch["kafka_offset"], batch["file_line"]]).to_numpy()
+            for index, source in enumerate(sources.dictionary.to_pylist()):
                 for partition in np.unique(partitions[indices == index]).tolist():
                     chosen = (indices == index) & (partitions == partition)
                     found.setdefault((source, partition), []).append(offsets[chosen])
         return {coordinates: np.unique(np.concatenate(pieces)) for coordinates, pieces in found.items()}
 
-    def _open(self, source: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _open(
+        self, source: str, position: Mapping[int, int], batches: Iterator[pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]:
         """Leave out what was replayed before and what lies past the position; rows as `kafka.read_ranges` has them."""
-        position = ledger.position(self.properties, source)
         for batch in batches:
             partitions, offsets = _numbers(batch, "kafka_partition"), _numbers(batch, "kafka_offset")
             keep = np.zeros(batch.num_rows, np.bool_)
@@ -343,6 +378,43 @@ class _Replay:
                         "timestamp": rows["kafka_timestamp"],
                     }
                 )
+
+    def _replay_records(self, batches: Iterator[pa.RecordBatch], *, dry_run: bool) -> None:
+        target = Target(self._events.location(), self._schema)
+        writer = Writer(self, USER_ACTIONS, target, s3.filesystem(self._settings.s3), self)
+        for batch in batches:
+            for source, decoded in self._judge_records(batch):
+                self.refused.update(decoded.quarantine["reason"].to_pylist())
+                self.accepted[source, 0] += decoded.events.num_rows
+                if not dry_run:
+                    writer.add(replayed_rows(decoded.events, self._at))
+        writer.flush()
+
+    def _judge_records(self, batch: pa.RecordBatch) -> Iterator[tuple[str, Decoded]]:
+        """Judge the open records of files among these, each file by itself."""
+        sources = np.array(_sources(batch).to_pylist(), object)
+        lines = _numbers(batch, "file_line")
+        for source in sorted(set(sources.tolist())):
+            of_file = sources == source
+            loaded = self._loaded.get(source)
+            if loaded is None:  # of a run that has not ended, or of a version that was replaced
+                self.waiting += int(np.count_nonzero(of_file))
+                continue
+            done = of_file & _among(lines, self._before.get((source, 0)))
+            self.replayed_before += int(np.count_nonzero(done))
+            keep = of_file & ~done
+            self._taken.setdefault((source, 0), []).append(lines[keep])
+            rows = batch.filter(pa.array(keep))
+            if rows.num_rows:
+                version = FileVersion(loaded.file, loaded.file_version, rows["file_modified_at"][0].as_py())
+                yield source, decode_records(read_again(rows, loaded.header), version, self._at)
+
+    def file(self, _: TableSpec, path: str, __: int) -> None:
+        """Hear of a file that the writer of records wrote."""
+        self.files.append(path)
+
+    def count(self, _: TableSpec, __: pa.Table) -> None:
+        """Hear of rows that were given to that writer, which are counted already."""
 
     def _judge(self, source: str, batches: Iterator[pa.RecordBatch]) -> None:
         for batch in batches:
@@ -389,8 +461,13 @@ class _Replay:
             )
 
 
-def _conditions(selection: Selection, source: str) -> list[Condition]:
-    found: list[Condition] = [("kafka_topic", "in", [source])]
+def _conditions(selection: Selection, source: str | None) -> list[Condition]:
+    """Which rows to read of a source; of None, those of files."""
+    found: list[Condition] = [("kafka_topic", "in", [source]) if source else ("file", "is present", None)]
+    if selection.files and not source:
+        found.append(("file", "in", selection.files))
+    if selection.line is not None:
+        found.append(("file_line", "in", [selection.line]))
     if selection.reasons:
         found.append(("reason", "in", selection.reasons))
     if selection.since:
@@ -411,22 +488,29 @@ def _selected(settings: Settings, selection: Selection) -> tuple[str, Sequence[A
     lake.write_schema(lake.load(USER_ACTIONS), USER_ACTIONS)  # says what to do when a column is missing
     wanted: Mapping[str, Sequence[Any]] = {
         f"reason IN ({', '.join('?' * len(selection.reasons))})": selection.reasons,
-        f"kafka_topic IN ({', '.join('?' * len(selection.topics))})": selection.topics,
+        f"(kafka_topic IN ({', '.join('?' * len(selection.topics)) or 'NULL'}) "
+        f"OR file IN ({', '.join('?' * len(selection.files)) or 'NULL'}))": [*selection.topics, *selection.files],
         "ingested_at >= ? AND ingested_date >= ?": _since(selection.since),
         "ingested_at < ?": [selection.until] if selection.until else [],
         "kafka_partition = ?": [] if selection.topic_partition is None else [selection.topic_partition],
         "kafka_offset = ?": [] if selection.offset is None else [selection.offset],
+        "file_line = ?": [] if selection.line is None else [selection.line],
     }
-    coordinates = "kafka_topic, kafka_partition, kafka_offset"
+    coordinates = "kafka_topic, kafka_partition, kafka_offset, file, file_version, file_line"
+    source, part, place = (  # of a message, else of a record
+        "coalesce(kafka_topic, concat(file_version, ' ', file))",
+        "coalesce(kafka_partition, 0)",
+        "coalesce(kafka_offset, file_line)",
+    )
     where = " AND ".join(["true", *(condition for condition, values in wanted.items() if values)])
     sql = (
         f"SELECT refused.*, replayed_at FROM {_table(settings, USER_ACTIONS_QUARANTINE)} AS refused LEFT JOIN "
-        "(SELECT kafka_topic AS topic, kafka_partition AS topic_partition, kafka_offset AS offset_, "
+        f"(SELECT {source} AS source_, {part} AS part_, {place} AS place_, "
         "min(replayed_at) AS replayed_at FROM ("
         f"SELECT {coordinates}, replayed_at FROM {_table(settings, USER_ACTIONS)} UNION ALL "
         f"SELECT {coordinates}, replayed_at FROM {_table(settings, USER_ACTIONS_ARCHIVE)}) "
-        f"WHERE replayed_at IS NOT NULL GROUP BY {coordinates}) "
-        "ON kafka_topic = topic AND kafka_partition = topic_partition AND kafka_offset = offset_ "
+        f"WHERE replayed_at IS NOT NULL GROUP BY {source}, {part}, {place}) "
+        f"ON {source} = source_ AND {part} = part_ AND {place} = place_ "
         f"WHERE {where}"
     )
     return sql, [value for values in wanted.values() for value in values]
@@ -442,6 +526,20 @@ def _since(moment: datetime | None) -> Sequence[Any]:
 
 def _day(moment: datetime) -> date:
     return moment.astimezone(UTC).date()
+
+
+def _source_of(file: str, version: str) -> str:
+    """What a version of a file is called beside the topics; none of those has a space in its name."""
+    return f"{version} {file}"
+
+
+def _sources(batch: pa.RecordBatch) -> pa.Array:
+    """What each row came from: its topic, or the version of its file."""
+    columns = [batch[name].cast(pa.string()) for name in ("file_version", "file")]
+    of_file = pc.call_function("binary_join_element_wise", [*columns, pa.scalar(" ")])
+    if "kafka_topic" not in batch.schema.names:
+        return of_file
+    return pc.call_function("coalesce", [batch["kafka_topic"].cast(pa.string()), of_file])
 
 
 def _numbers(batch: pa.RecordBatch, column: str) -> Offsets:

@@ -31,6 +31,9 @@ class KafkaSettings(BaseModel):
         "", description="Further topics whose messages go into the same tables, separated by commas."
     )
     user_actions_partitions: int = Field(4, gt=0, description="Partitions a topic gets when `produce` creates it.")
+    file_notifications_topic: str = Field(
+        "file-notifications", description="Topic with one announced file per message."
+    )
     trino_queries_topic: str = Field(
         "trino-queries", description="Topic that Trino tells its queries to; one for all environments, without prefix."
     )
@@ -46,6 +49,13 @@ class S3Settings(BaseModel):
     warehouse_bucket: str = Field("warehouse", description="Bucket of the Iceberg tables.")
     archive_bucket: str = Field(
         "archive", description="Bucket of old events; may lie on cheaper storage, behind the same endpoint."
+    )
+    user_events_bucket: str = Field(
+        "user-events", description="Bucket that CSV files of user actions are dropped into."
+    )
+    ads_bucket: str = Field("ad-data", description="Bucket of ad data: what the API returned, and the archive.")
+    file_drop_bucket: str = Field(
+        "file-drop", description="Bucket of announced files; a notification that names another one is set aside."
     )
 
 
@@ -158,6 +168,32 @@ class IngestSettings(BaseModel):
     commit_seconds: float = Field(1.0, gt=0, description="How often `ingest follow` commits, in seconds.")
 
 
+class FileSettings(BaseModel):
+    """How much one Spark job of `files run` takes on."""
+
+    files_per_job: int = Field(200, gt=0, description="Announced files that one Spark job checks at most.")
+
+
+class AdsSettings(BaseModel):
+    """The ad API, and how its impressions are read."""
+
+    api_url: str = Field("http://127.0.0.1:18085", description="Address of the ad API.")
+    api_token: SecretStr = Field(NO_SECRET, description="Token that the ad API knows us by.")
+    account: str = Field("shop", pattern=r"^[\w.-]+$", description="Account at the ad API whose impressions are read.")
+    page_records: int = Field(5_000, gt=0, description="Records that one request asks for.")
+    overlap_minutes: int = Field(
+        15, ge=0, description="How much of the time before is read again, for what the API shows late, in minutes."
+    )
+
+
+class CsvSettings(BaseModel):
+    """How much one commit of `csv run` takes on, and how far it looks."""
+
+    files_per_commit: int = Field(100, gt=0, description="Files that one commit brings at most.")
+    bytes_per_commit: int = Field(4 << 30, gt=0, description="Bytes of files that one commit brings, or one file.")
+    days_back: int = Field(7, ge=0, description="Days before the date that are looked at for corrected files, in days.")
+
+
 class MaintenanceSettings(BaseModel):
     """How much one statement of maintenance takes on."""
 
@@ -215,6 +251,9 @@ class Settings(BaseSettings):
     airflow: AirflowSettings = AirflowSettings()  # pyright: ignore[reportCallIssue]
     spark: SparkSettings = SparkSettings()  # pyright: ignore[reportCallIssue]
     ingest: IngestSettings = IngestSettings()  # pyright: ignore[reportCallIssue]
+    files: FileSettings = FileSettings()  # pyright: ignore[reportCallIssue]
+    ads: AdsSettings = AdsSettings()  # pyright: ignore[reportCallIssue]
+    csv: CsvSettings = CsvSettings()  # pyright: ignore[reportCallIssue]
     maintenance: MaintenanceSettings = MaintenanceSettings()  # pyright: ignore[reportCallIssue]
     stack: StackSettings = StackSettings()  # pyright: ignore[reportCallIssue]
 
@@ -257,6 +296,11 @@ class Settings(BaseSettings):
     def user_actions_topic(self) -> str:
         """Topic of the user actions that `produce` sends to, prefix included."""
         return f"{self.prefix}{self.kafka.user_actions_topic}"
+
+    @property
+    def file_notifications_topic(self) -> str:
+        """Topic of announced files, prefix included."""
+        return f"{self.prefix}{self.kafka.file_notifications_topic}"
 
     @property
     def user_actions_topics(self) -> tuple[str, ...]:

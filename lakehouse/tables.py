@@ -109,7 +109,7 @@ class TableSpec:
             and keeps the order of arrival in it.
         retention_days: age of a partition after which policy removes it; None keeps it.
         policy: how maintenance keeps the table.
-        bucket: which of the two buckets in the settings holds its files.
+        bucket: which bucket of the settings holds its files.
         properties: Iceberg table properties beside those that every table has.
     """
 
@@ -122,7 +122,7 @@ class TableSpec:
     sort_by: tuple[str, ...]
     retention_days: int | None = None
     policy: Policy = Policy()
-    bucket: Literal["warehouse", "archive"] = "warehouse"
+    bucket: Literal["warehouse", "archive", "ads"] = "warehouse"
     properties: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -151,10 +151,48 @@ def _coordinates(arrived: str) -> tuple[Column, ...]:
     )
 
 
+def _kafka_coordinates(arrived: str) -> tuple[Column, ...]:
+    """Where a row comes from, in a table that holds rows of files too."""
+    return tuple(
+        replace(column, required=False, doc=f"{column.doc} Null for a record of a file.")
+        for column in _coordinates(arrived)
+    )
+
+
+CSV_SOURCE: Final = "csv"
+"""What stands in the column `source` of a row that came from a file."""
+
+_FILE_COORDINATES: Final = (
+    Column(
+        "source", pa.string(), f"`{CSV_SOURCE}` for a record of a file; null for a message of Kafka.", required=False
+    ),
+    Column("file", pa.string(), "Location of the file; null for a message of Kafka.", required=False),
+    Column(
+        "file_version",
+        pa.string(),
+        "Number of the commit that brought this version of the file, and its ETag; null for a message of Kafka.",
+        required=False,
+    ),
+    Column(
+        "file_line",
+        pa.int64(),
+        "Line at which the record begins, from 1; unique with file and version. Null for a message of Kafka.",
+        required=False,
+    ),
+    Column(
+        "file_modified_at",
+        MICROS,
+        "Time the object store holds for the file, UTC; what Kafka's is for a message. Null for a message of Kafka.",
+        required=False,
+    ),
+)
+"""Where a record of a file comes from; last of the columns, because the tables had the others first."""
+
+
 USER_ACTIONS: Final = TableSpec(
     namespace="events",
     name="user_actions",
-    doc="User actions of the shop; one row per accepted Kafka message.",
+    doc="User actions of the shop; one row per accepted Kafka message or record of a CSV file.",
     owner="data-platform",
     columns=(
         Column("event_datetime", MICROS, "When the user acted, by the producer's clock, UTC."),
@@ -171,7 +209,7 @@ USER_ACTIONS: Final = TableSpec(
             required=False,
             pii=True,
         ),
-        *_coordinates("Lateness is counted from it."),
+        *_kafka_coordinates("Lateness is counted from it."),
         Column("ingested_at", MICROS, "Start of the ingest run or replay that wrote the row, UTC."),
         Column(
             "replayed_at",
@@ -179,6 +217,7 @@ USER_ACTIONS: Final = TableSpec(
             "Start of the replay that brought the row back from quarantine, UTC; null for what ingest published.",
             required=False,
         ),
+        *_FILE_COORDINATES,
     ),
     partition_by=("event_date",),
     sort_by=("user_id", "event_datetime"),
@@ -190,19 +229,26 @@ HEADERS: Final = pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("val
 USER_ACTIONS_QUARANTINE: Final = TableSpec(
     namespace="quarantine",
     name="user_actions",
-    doc="Messages that are no valid user action, as they came and with the reason; one row per refused Kafka message.",
+    doc="What is no valid user action, as it came and with the reason; one row per refused Kafka message or record.",
     owner="data-platform",
     columns=(
-        Column("reason", pa.string(), "Reason code, see docs/event-contract.md."),
+        Column("reason", pa.string(), "Reason code, see docs/event-contract.md; of files also docs/csv-drop.md."),
         Column("message", pa.string(), "What is wrong, for a person.", pii=True),
         Column("field", pa.string(), "Path of the field at fault; null when the whole message is.", required=False),
-        Column("raw", pa.binary(), "The message's bytes as they came; null for a tombstone.", required=False, pii=True),
-        *_coordinates("The plausible range of event times is counted from it."),
+        Column(
+            "raw",
+            pa.binary(),
+            "The bytes as they came; null for a tombstone, and for a line of a file beyond 1 MiB.",
+            required=False,
+            pii=True,
+        ),
+        *_kafka_coordinates("The plausible range of event times is counted from it."),
         Column("kafka_key", pa.binary(), "The message's key.", required=False, pii=True),
         Column("kafka_headers", HEADERS, "The message's headers.", required=False),
         Column("rule_version", pa.int32(), "Version of the rules that refused it."),
         Column("ingested_at", MICROS, "Start of the ingest run that wrote the row, UTC: when it was first seen."),
         Column("ingested_date", pa.date32(), "UTC date of ingested_at."),
+        *_FILE_COORDINATES,
     ),
     partition_by=("ingested_date",),
     sort_by=("reason",),
@@ -279,6 +325,36 @@ MAINTENANCE_RUNS: Final = TableSpec(
     retention_days=365,
 )
 
+CSV_FILES: Final = TableSpec(
+    namespace="ops",
+    name="csv_files",
+    doc="What `lakehouse csv run` made of the dropped files; one row per version of a file, the newest one counts.",
+    owner="data-platform",
+    columns=(
+        Column("commit_number", pa.int64(), "Number of the commit that brought the version; each is one more."),
+        Column("file", pa.string(), "Location of the file."),
+        Column("file_version", pa.string(), "Number of the commit and ETag, as in the rows of the version."),
+        Column("drop_date", pa.date32(), "Date of the folder that the file lies in."),
+        Column("etag", pa.string(), "The object store's tag of the content."),
+        Column("size_bytes", pa.int64(), "Size of the file, in bytes."),
+        Column("modified_at", MICROS, "Time the object store holds for the file, UTC."),
+        Column("status", pa.string(), "`loaded`, or `refused` where the whole file is set aside as one record."),
+        Column("rule_version", pa.int32(), "Version of the rules that judged it."),
+        Column("header", pa.string(), "The line that names the columns; null for a refused file.", required=False),
+        Column("lines", pa.int64(), "Lines of the file, the header and empty ones included."),
+        Column("blank_lines", pa.int64(), "Empty lines among them, which hold no record."),
+        Column("records", pa.int64(), "Records of the file: each is published or in quarantine."),
+        Column("published_rows", pa.int64(), "Records that became events."),
+        Column("quarantined_rows", pa.int64(), "Records that were refused, those replayed later too."),
+        Column("replaced_version", pa.string(), "The version whose rows it took the place of.", required=False),
+        Column("withdrawn_rows", pa.int64(), "Events of that version that it took out of the table."),
+        Column("ingested_at", MICROS, "Start of the run that brought it, UTC; as in its rows."),
+        Column("recorded_at", MICROS, "When this row was written, UTC; after its events."),
+    ),
+    partition_by=("drop_date",),
+    sort_by=("file",),
+)
+
 INGESTED: Final = (USER_ACTIONS, USER_ACTIONS_QUARANTINE)
 """The tables that share the messages of the user actions: each message is in one of them."""
 
@@ -290,4 +366,28 @@ USER_ACTIONS_ARCHIVE: Final = replace(
     policy=Policy(target_file_bytes=1),  # no file is ever too small: each must stay as its manifest describes it
 )
 
-ALL: Final = (*INGESTED, QUERY_HISTORY, MAINTENANCE_RUNS, USER_ACTIONS_ARCHIVE)
+IMPRESSIONS_ARCHIVE: Final = TableSpec(
+    namespace="ads",
+    name="impressions_archive",
+    doc="Old ad impressions, moved here from PostgreSQL; one row per impression, in its newest version.",
+    owner="data-platform",
+    columns=(
+        Column("shown_date", pa.date32(), "UTC date of shown_at; names the impression together with impression_id."),
+        Column("impression_id", pa.string(), "The ad API's id, unique within a date."),
+        Column("campaign", pa.string(), "Campaign that paid for it."),
+        Column("ad", pa.string(), "What was shown."),
+        Column("sku", pa.string(), "Stock keeping unit of the product that the ad is for."),
+        Column("user_id", pa.string(), "Who saw it.", pii=True),
+        Column("shown_at", MICROS, "When it was shown, UTC."),
+        Column("clicked_at", MICROS, "When the user clicked, UTC; null without a click.", required=False),
+        Column("cost_micros", pa.int64(), "What it cost, in millionths of the account's currency."),
+        Column("updated_at", MICROS, "The version: when the ad API changed the record last, UTC."),
+        Column("arrived_at", MICROS, "When this version came into view: start of the load or merge, UTC."),
+    ),
+    partition_by=("shown_date",),
+    sort_by=("impression_id",),
+    bucket="ads",
+    policy=Policy(target_file_bytes=1),  # no file is ever too small: each must stay as its batch describes it
+)
+
+ALL: Final = (*INGESTED, QUERY_HISTORY, MAINTENANCE_RUNS, CSV_FILES, USER_ACTIONS_ARCHIVE, IMPRESSIONS_ARCHIVE)

@@ -1,21 +1,22 @@
-"""Turn Kafka rows into rows of the tables, batch by batch: Arrow in, Arrow out, no clock and no I/O."""
+"""Turn Kafka rows and records of files into rows of the tables: Arrow in, Arrow out, no clock and no I/O."""
 
 import gc
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakehouse.csv_lines import COLUMN_OF_FIELD
 from lakehouse.events import RULE_VERSION, Event, Rejection, decode
 from lakehouse.layouts import decode_alike
 from lakehouse.promotion import promoted_columns
-from lakehouse.tables import HEADERS, MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE
+from lakehouse.tables import CSV_SOURCE, HEADERS, MICROS, USER_ACTIONS, USER_ACTIONS_QUARANTINE
 
 EVENTS_SCHEMA: Final = USER_ACTIONS.arrow_schema
 QUARANTINE_SCHEMA: Final = USER_ACTIONS_QUARANTINE.arrow_schema
@@ -46,38 +47,131 @@ def decode_batch(batch: pa.RecordBatch, source: str, ingested_at: datetime) -> D
         Tables of `EVENTS_SCHEMA` and `QUARANTINE_SCHEMA`; one row per topic, partition and offset.
     """
     kafka_timestamp = batch.column("timestamp").cast(MICROS)
-    kafka_micros = kafka_timestamp.cast(pa.int64()).to_numpy()
-    values = batch.column("value")
-    coordinates = {
-        "kafka_partition": batch.column("partition").cast(pa.int32()),
-        "kafka_offset": batch.column("offset").cast(pa.int64()),
-        "kafka_timestamp": kafka_timestamp,
-    }
+    return _decode(
+        batch.column("value"),
+        kafka_timestamp.cast(pa.int64()).to_numpy(),
+        coordinates={
+            "kafka_partition": batch.column("partition").cast(pa.int32()),
+            "kafka_offset": batch.column("offset").cast(pa.int64()),
+            "kafka_timestamp": kafka_timestamp,
+        },
+        constants={"kafka_topic": source} | _arrived(ingested_at),
+        kept={
+            "raw": batch.column("value"),
+            "kafka_key": _optional(batch, "key", pa.binary()),
+            "kafka_headers": _optional(batch, "headers", HEADERS),
+        },
+    )
+
+
+class FileVersion(NamedTuple):
+    """A version of a file, as the tables know it.
+
+    Attributes:
+        file: its location.
+        version: number of the commit that brings it, and its ETag.
+        modified_at: the object store's time of it.
+    """
+
+    file: str
+    version: str
+    modified_at: datetime
+
+
+def decode_records(batch: pa.RecordBatch, of: FileVersion, ingested_at: datetime) -> Decoded:
+    """Decode records of a CSV file and split them into events and quarantine, by the rules that messages have.
+
+    The store's time of the file is what Kafka's is for a message.
+
+    Args:
+        batch: columns `line` long, `raw` binary, and `value` binary: the message that the record stands for; null where
+            there is none, and then `reason` and `problem` say why.
+        of: the file they are from.
+        ingested_at: time of the run, with its zone.
+
+    Returns:
+        Tables of `EVENTS_SCHEMA` and `QUARANTINE_SCHEMA`; one row per line.
+    """
+    modified_micros = pa.scalar(of.modified_at, MICROS).cast(pa.int64()).as_py()
     constants = {
-        "kafka_topic": pa.scalar(source, pa.string()),
-        "ingested_at": pa.scalar(ingested_at, MICROS),
-        "ingested_date": pa.scalar(ingested_at, MICROS).cast(pa.timestamp("us")).cast(pa.date32()),
-        "rule_version": pa.scalar(RULE_VERSION, pa.int32()),
-        "replayed_at": pa.scalar(None, MICROS),
+        "source": CSV_SOURCE,
+        "file": of.file,
+        "file_version": of.version,
+        "file_modified_at": of.modified_at,
+    } | _arrived(ingested_at)
+    is_message = batch.column("value").is_valid()
+    messages = batch.filter(is_message)
+    decoded = _decode(
+        messages.column("value"),
+        np.full(messages.num_rows, modified_micros, np.int64),
+        coordinates={"file_line": messages.column("line")},
+        constants=constants,
+        kept={"raw": messages.column("raw")},
+    )
+    others = batch.filter(pc.call_function("invert", [is_message]))
+    refused = _table(
+        QUARANTINE_SCHEMA,
+        others.num_rows,
+        {"file_line": others.column("line"), "message": others.column("problem")}
+        | {name: others.column(name) for name in ("raw", "reason")},
+        constants,
+    )
+    told = decoded.quarantine
+    for name, change in (("message", _of_a_file), ("field", _column)):
+        place = told.schema.get_field_index(name)
+        changed = pa.array([change(text) for text in told.column(name).to_pylist()], pa.string())
+        told = told.set_column(place, QUARANTINE_SCHEMA.field(place), changed)
+    return Decoded(decoded.events, pa.concat_tables([told, refused]))
+
+
+def _of_a_file(message: str) -> str:
+    return message.replace("Kafka's timestamp", "the file's time")
+
+
+def _column(path: str | None) -> str | None:
+    return path and COLUMN_OF_FIELD.get(path, path)
+
+
+def _arrived(ingested_at: datetime) -> dict[str, Any]:
+    return {
+        "ingested_at": ingested_at,
+        "ingested_date": ingested_at.astimezone(UTC).date(),
+        "rule_version": RULE_VERSION,
     }
+
+
+def _decode(
+    values: pa.Array,
+    arrived_micros: npt.NDArray[np.int64],
+    *,
+    coordinates: Mapping[str, pa.Array],
+    constants: Mapping[str, Any],
+    kept: Mapping[str, pa.Array],
+) -> Decoded:
+    """Decode messages and split them.
+
+    Args:
+        values: the messages; null for a tombstone.
+        arrived_micros: when each arrived, microseconds since 1970-01-01 UTC.
+        coordinates: columns that both tables take from each message.
+        constants: values that all rows have.
+        kept: columns that the quarantine takes from each message.
+    """
 
     def table(schema: pa.Schema, rows: Rows, columns: Mapping[str, pa.Array]) -> pa.Table:
-        """The coordinates of these rows of the batch and the constants, beside their own columns."""
-        chosen = None if len(rows) == batch.num_rows else pa.array(rows)
-        filled = dict(columns) | {n: c if chosen is None else c.take(chosen) for n, c in coordinates.items()}
-        filled |= {name: pa.repeat(value, len(rows)) for name, value in constants.items() if name in schema.names}
-        if schema is EVENTS_SCHEMA:
-            filled |= promoted_columns(USER_ACTIONS, filled["unknown_fields"])
-        return pa.table([filled[name] for name in schema.names], schema=schema)
+        """The coordinates of these messages and the constants, beside their own columns."""
+        chosen = None if len(rows) == len(values) else pa.array(rows)
+        taken = {name: c if chosen is None else c.take(chosen) for name, c in coordinates.items()}
+        return _table(schema, len(rows), dict(columns) | taken, constants)
 
     events: list[pa.Table] = []
-    alone = np.ones(batch.num_rows, np.bool_)
-    for alike in decode_alike(values, kafka_micros):
+    alone = np.ones(len(values), np.bool_)
+    for alike in decode_alike(values, arrived_micros):
         alone[alike.rows] = False
         nothing = {"unknown_fields": pa.nulls(len(alike.rows), pa.string())}
         events.append(table(EVENTS_SCHEMA, alike.rows, alike.strings | nothing | _times(alike.event_micros)))
     rows = np.flatnonzero(alone)
-    accepted, refused, verdicts = _decode_singly(values, kafka_micros, rows)
+    accepted, refused, verdicts = _decode_singly(values, arrived_micros, rows)
     events.append(table(EVENTS_SCHEMA, rows[accepted], _event_columns(verdicts)))
     rejections = [verdict for verdict in verdicts if type(verdict) is Rejection]
     chosen = pa.array(rows[refused])
@@ -88,12 +182,21 @@ def decode_batch(batch: pa.RecordBatch, source: str, ingested_at: datetime) -> D
             "reason": pa.array([rejection.reason.value for rejection in rejections], pa.string()),
             "message": pa.array([rejection.message for rejection in rejections], pa.string()),
             "field": pa.array([rejection.field for rejection in rejections], pa.string()),
-            "raw": values.take(chosen),
-            "kafka_key": _optional(batch, "key", pa.binary()).take(chosen),
-            "kafka_headers": _optional(batch, "headers", HEADERS).take(chosen),
-        },
+        }
+        | {name: column.take(chosen) for name, column in kept.items()},
     )
     return Decoded(pa.concat_tables(events), quarantine)
+
+
+def _table(schema: pa.Schema, rows: int, columns: Mapping[str, pa.Array], constants: Mapping[str, Any]) -> pa.Table:
+    """Rows of a table from their columns and from values that all have; any other column is null."""
+    filled = dict(columns)
+    if schema is EVENTS_SCHEMA:
+        filled |= promoted_columns(USER_ACTIONS, filled["unknown_fields"])
+    for field in schema:
+        if field.name not in filled:
+            filled[field.name] = pa.repeat(pa.scalar(constants.get(field.name), field.type), rows)
+    return pa.table([filled[name] for name in schema.names], schema=schema)
 
 
 def _decode_singly(

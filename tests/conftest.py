@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from lakehouse.adapters import kafka
-from lakehouse.adapters.catalog import Lake
+from lakehouse.environment import drop
 from lakehouse.settings import Settings, get_settings
 from lakehouse.stack import artifacts, local
 from lakehouse.stack.server import Profile
@@ -49,8 +49,9 @@ def full_stack(stack: Settings) -> Settings:
 def _environment(stack: Settings) -> Generator[Settings]:
     settings = stack.model_copy(update={"prefix": f"test_{secrets.token_hex(4)}_"})
     yield settings
-    Lake(settings).drop_environment()
-    kafka.delete_topic(settings, settings.user_actions_topic)
+    drop(settings)
+    for topic in (settings.user_actions_topic, settings.file_notifications_topic):
+        kafka.delete_topic(settings, topic)
 
 
 @pytest.fixture

@@ -6,18 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from lakehouse.adapters import kafka
-from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
+from lakehouse.environment import apply
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL
+
+EVENT_COLUMNS = (
+    "(event_datetime, event_date, event_name, user_id, platform, product_name, sku, unknown_fields, "
+    "kafka_topic, kafka_partition, kafka_offset, kafka_timestamp, ingested_at, replayed_at)"
+)
+"""Of `events.user_actions`, for rows that a test inserts by hand; the others are null."""
 
 
 def open_shop(settings: Settings, partitions: int) -> Settings:
     """Make all tables, and an empty topic of so many partitions."""
     kafka.create_topic(settings, settings.user_actions_topic, partitions)
-    lake = Lake(settings)
-    for spec in ALL:
-        lake.apply(spec)
+    apply(settings)
     return settings
 
 

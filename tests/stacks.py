@@ -98,6 +98,7 @@ def own_stack(home: Path) -> Generator[Stack]:
         "LAKEHOUSE_CATALOG__URI": f"http://127.0.0.1:{port + 5}",
         "LAKEHOUSE_TRINO__PORT": str(port + 6),
         "LAKEHOUSE_AIRFLOW__URL": f"http://127.0.0.1:{port + 7}",
+        "LAKEHOUSE_ADS__API_URL": f"http://127.0.0.1:{port + 8}",
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
     stack = Stack(inherited | own, home)

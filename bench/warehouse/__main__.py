@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from bench import report, results
-from bench.command import run
+from bench.command import Document, Quick, run
 from bench.say import say
 from bench.warehouse import daily, layout
 from bench.warehouse.ground import Warehouse
@@ -52,15 +52,8 @@ def main(
     only: Annotated[
         list[str] | None, typer.Option(help=f"What to measure, several times: {', '.join(MEASURES)}.")
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Small sizes, to see that all works; the results go into the state, not into the project."
-        ),
-    ] = False,
-    document: Annotated[
-        bool, typer.Option("--document", help="Measure nothing; write the document anew from the results there are.")
-    ] = False,
+    quick: Quick = False,
+    document: Document = False,
 ) -> None:
     """Measure the warehouse on this machine's stack, in environments of its own, and write results and document.
 

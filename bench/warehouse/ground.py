@@ -21,10 +21,11 @@ from bench.warehouse.store import sent_bytes
 from lakehouse import transform
 from lakehouse.adapters import s3, trino
 from lakehouse.adapters.catalog import Lake
+from lakehouse.environment import apply, drop
 from lakehouse.errors import LakehouseError
-from lakehouse.ingest_task import IngestTask, Target, _Report, _Writer
+from lakehouse.ingest_task import IngestTask, Target, Writer, _Report
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 
 BUILD_SECONDS: Final = 3600
 
@@ -44,8 +45,7 @@ class Warehouse:
     def __init__(self, stack: Settings, name: str) -> None:
         self.settings = stack.model_copy(update={"prefix": f"bench_{secrets.token_hex(4)}_{name}_"})
         self.lake = Lake(self.settings)
-        for spec in ALL:
-            self.lake.apply(spec)
+        apply(self.settings)
 
     def name_of(self, spec: TableSpec) -> str:
         """A table's name for Trino."""
@@ -79,7 +79,7 @@ class Warehouse:
             rows_per_file=self.settings.ingest.rows_per_file,
         )
         report = _Report()
-        writer = _Writer(task, spec, target, s3.filesystem(self.settings.s3), report)
+        writer = Writer(task, spec, target, s3.filesystem(self.settings.s3), report)
         for piece in pieces:
             writer.add(piece)
             writer.flush()
@@ -118,7 +118,7 @@ class Warehouse:
 
     def close(self) -> None:
         """Remove the tables and what dbt left."""
-        self.lake.drop_environment()
+        drop(self.settings)
         shutil.rmtree(transform.target_directory(self.settings), ignore_errors=True)
 
 

@@ -44,7 +44,7 @@
     dates that lie so many days before and after a touched one: those whose window a touched date is in.
 -#}
 {% macro touched_dates(relation, arrived='last_ingested_at', days_before=0, days_after=0) -%}
-    {%- set touched = 'select distinct event_date from ' ~ relation ~ ' where ' ~ arrived ~ ' >= ' ~ arrival_cut() -%}
+    {%- set touched = touched_query(relation, arrived) -%}
     {%- if days_before or days_after -%}
         {%- set touched -%}
             select distinct date_add('day', shift, event_date)
@@ -57,11 +57,18 @@
     {%- endif -%}
 {%- endmacro %}
 
+{#- The event dates of what arrived since the model was built, and those that a correction took events from since. -#}
+{% macro touched_query(relation, arrived) -%}
+    {%- set cut = arrival_cut() -%}
+    select distinct event_date from {{ relation }} where {{ arrived }} >= {{ cut }}
+    {%- if execute and model.resource_type != 'unit_test' %}
+    union select withdrawn_date from ({{ withdrawn_query('>= ' ~ cut) }})
+    {%- endif -%}
+{%- endmacro %}
+
 {#- The first event date that arrivals touched since the model was built; null when there were none. -#}
 {% macro first_touched_date(relation) -%}
-    {{ written_value(
-        'select min(event_date) from ' ~ relation ~ ' where last_ingested_at >= ' ~ arrival_cut()
-    ) }}
+    {{ written_value('select min(event_date) from (' ~ touched_query(relation, 'last_ingested_at') ~ ')') }}
 {%- endmacro %}
 
 {#- The event dates of what arrived lately, for tests that must not read a whole history. -#}

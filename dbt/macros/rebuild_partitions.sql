@@ -6,6 +6,10 @@
     Plain `merge` would keep a group that vanished, and dbt-trino's `delete+insert` is two commits, so a reader or a
     kill between them sees days without rows. Trino has no partition overwrite on Iceberg.
 
+    A correction that took events out may leave a partition without any row. A model whose query reads the dates of
+    corrections names their property in `meta: {withdrawn: <property>}`, and then those dates are rebuilt too. What the
+    model returns was chosen when its query was compiled, so a correction that comes later is for the next build.
+
     A model sets `unique_key` (a list, no nulls in it) and `meta: {rebuild_column: <what is rebuilt whole>}`: a date, or
     the id of a thing that has several rows or one. Dates are written into the join: a MERGE has no dynamic filter on
     its target, and would read all of it.
@@ -23,12 +27,23 @@
             ~ model.original_file_path
         ) }}
     {%- endif -%}
-    {%- set rebuilt_partitions = 'select distinct ' ~ partition ~ ' from ' ~ rebuilt -%}
+    {#- A partition of which nothing is left is not in the result, and its rows have to go all the same. -#}
+    {%- set withdrawn = config.get('meta', {}).get('withdrawn') -%}
+    {%- set is_whole = built_from_all() in compiled_code -%}
+    {%- set rebuilt_partitions -%}
+        select distinct {{ partition }} from {{ rebuilt }}
+        {%- if withdrawn %}
+        {%- set days = run_query('select cast(withdrawn_date as varchar) from (' ~ withdrawn_query('>= ' ~ arrival_cut(), withdrawn) ~ ')') %}
+        {%- for day in days.columns[0].values() if "date '" ~ day ~ "'" in compiled_code %}
+        union select date '{{ day }}'
+        {%- endfor %}
+        {%- endif -%}
+    {%- endset -%}
     {%- set partition_column = arg_dict['dest_columns'] | selectattr('name', 'equalto', partition) | first -%}
     {%- set is_date = partition_column.data_type == 'date' -%}
     {%- set chosen = written_list(rebuilt_partitions) if is_date else '(' ~ rebuilt_partitions ~ ')' -%}
     {#- Where the key is all that is rebuilt, each of its rows is there again. -#}
-    {%- set rows_can_vanish = keys != [partition] %}
+    {%- set rows_can_vanish = is_whole or keys != [partition] or withdrawn %}
 
     merge into {{ target }} as built
     using (
@@ -39,8 +54,8 @@
         select {{ columns | join(', ') }}, true as is_gone
         from {{ target }} as old
         where
-            old.{{ partition }} in {{ chosen }}
-            and not exists (
+            {% if not is_whole -%} old.{{ partition }} in {{ chosen }} and {% endif -%}
+            not exists (
                 select 1
                 from {{ rebuilt }} as still_there
                 where {% for key in keys %}still_there.{{ key }} = old.{{ key }}{{ ' and ' if not loop.last }}{% endfor %}
@@ -48,7 +63,7 @@
         {%- endif %}
     ) as rebuilt
     on {% for key in keys %}built.{{ key }} = rebuilt.{{ key }}{{ ' and ' if not loop.last }}{% endfor %}
-        {%- if is_date %} and built.{{ partition }} in {{ chosen }}{% endif %}
+        {%- if is_date and not is_whole %} and built.{{ partition }} in {{ chosen }}{% endif %}
     when matched and rebuilt.is_gone then delete
     when matched and (
         {% for column in measures -%}

@@ -1,6 +1,7 @@
 -- Conservation: each published event is counted in its day once, none is lost, and no day is made up.
--- Events that arrived after the build are left out of the comparison: an ingest or a replay may commit between build
--- and test. Each of the two commits in the order in which its runs start, so a build sees all of each up to a moment.
+-- Events that arrived after the build are left out of the comparison: an ingest, a replay or a run over files may
+-- commit between build and test. The first, and the other two together, commit in the order in which their runs start,
+-- so a build sees all of each up to a moment. Dates that a correction took events from meanwhile wait for the next one.
 -- Days that nothing reached lately were tested when something did, and `lakehouse audit` compares them all.
 {%- set dates = tested_dates() %}
 with counted as (
@@ -22,9 +23,10 @@ published as (
     from {{ ref('stg_events__user_actions') }}
     where
         event_date in {{ dates }}
-        and (
-            (replayed_at is null and ingested_at <= {{ built_through(ref('fct_events_daily')) }})
-            or replayed_at <= {{ built_through(ref('fct_events_daily'), 'last_replayed_at') }}
+        and ingested_at <= if(
+            replayed_at is null and file is null,
+            {{ built_through(ref('fct_events_daily')) }},
+            {{ built_through(ref('fct_events_daily'), 'last_replayed_at') }}
         )
     group by event_date
 
@@ -36,4 +38,6 @@ select
     published.event_count as published_events
 from counted
 full outer join published using (event_date)
-where counted.event_count is distinct from published.event_count
+where
+    counted.event_count is distinct from published.event_count
+    and event_date not in {{ withdrawn_dates("> " ~ built_through(ref('fct_events_daily'), 'last_replayed_at')) }}

@@ -6,7 +6,10 @@ with replayed as (
     select
         kafka_topic,
         kafka_partition,
-        kafka_offset
+        kafka_offset,
+        file,
+        file_version,
+        file_line
     from {{ source('events', 'user_actions') }}
     where replayed_at >= current_timestamp - interval '{{ var("tested_days") }}' day
 
@@ -17,10 +20,11 @@ except
 select
     quarantine.kafka_topic,
     quarantine.kafka_partition,
-    quarantine.kafka_offset
+    quarantine.kafka_offset,
+    quarantine.file,
+    quarantine.file_version,
+    quarantine.file_line
 from {{ source('quarantine', 'user_actions') }} as quarantine
 inner join replayed
     on
-        quarantine.kafka_topic = replayed.kafka_topic
-        and quarantine.kafka_partition = replayed.kafka_partition
-        and quarantine.kafka_offset = replayed.kafka_offset
+        {{ same_origin('quarantine', 'replayed') }}

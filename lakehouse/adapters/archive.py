@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo, LessThan
 from pyiceberg.io.pyarrow import ArrowScan, _read_all_delete_files  # pyright: ignore[reportPrivateUsage]
 from pyiceberg.manifest import DataFile
-from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table import FileScanTask, Table, _parquet_files_to_data_files  # pyright: ignore[reportPrivateUsage]
 from pyiceberg.utils.datetime import days_to_date
 
 from lakehouse.adapters.catalog import Lake
@@ -74,19 +74,24 @@ class Archive(Lake):
     def sources(self, table: Table, spec: TableSpec, day: date) -> tuple[SourceFile, ...]:
         """The data files of a date with the delete files that apply to them, as `take_out` asks for them."""
         with self._errors():
-            return tuple(sorted((_source(task) for task in _tasks(table, spec, day)), key=lambda file: file.path))
+            return tuple(sorted((source_of(task) for task in _tasks(table, spec, day)), key=lambda file: file.path))
 
     def rows(self, table: Table, spec: TableSpec, day: date, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Read the rows of a date as the table was when it was loaded; of one file, a few row groups in memory.
+        """Read the rows of a date as the table was when it was loaded.
+
+        The date is the partition, so each row of the files is of it: nothing is left to filter.
+        """
+        with self._errors():
+            tasks = list(_tasks(table, spec, day))
+        yield from self.rows_of(table, tasks, columns)
+
+    def rows_of(self, table: Table, tasks: Iterable[FileScanTask], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Read all rows of the files of a scan; of one file, a few row groups in memory.
 
         `Lake.read` would hold whole files, which compaction makes large.
         """
-        (column,) = spec.partition_by
-        with self._errors():
-            scan = table.scan(_is(column, day), selected_fields=tuple(columns))
-            tasks = list(scan.plan_files())
-        # The date is the partition, so each row of the files is of it: nothing is left to filter.
-        arrow = ArrowScan(table.metadata, table.io, scan.projection(), AlwaysTrue())
+        projected = table.scan(selected_fields=tuple(columns)).projection()
+        arrow = ArrowScan(table.metadata, table.io, projected, AlwaysTrue())
         for task in tasks:
             with self._errors():
                 deletes = _read_all_delete_files(table.io, [task])
@@ -126,10 +131,10 @@ class Archive(Lake):
         """
 
         def once(table: Table) -> int:
-            present = {source: task.file for task in _tasks(table, spec, day) for source in (_source(task),)}
+            present = {source: task.file for task in _tasks(table, spec, day) for source in (source_of(task),)}
             if missing := [source.path for source in sources if source not in present]:
                 raise FilesChangedError(f"{len(missing)} files of {self.identifier(spec)}, such as {missing[0]}")
-            return _overwrite_once(
+            return overwrite_once(
                 table, [present[source] for source in sources], properties, {RUN_ID: run_id} | dict(summary)
             )
 
@@ -148,7 +153,7 @@ class Archive(Lake):
             dropped = len(gone)
             if not gone:
                 return table.metadata.current_snapshot_id or 0
-            return _overwrite_once(table, gone, {}, {RUN_ID: run_id} | dict(summary))
+            return overwrite_once(table, gone, {}, {RUN_ID: run_id} | dict(summary))
 
         self._commit(spec, once, expected={}, properties={}, run_id=run_id)
         return dropped
@@ -163,7 +168,8 @@ def _tasks(table: Table, spec: TableSpec, day: date) -> Iterable[FileScanTask]:
     return table.scan(_is(column, day)).plan_files()
 
 
-def _source(task: FileScanTask) -> SourceFile:
+def source_of(task: FileScanTask) -> SourceFile:
+    """A data file of a scan, with the delete files that apply to it."""
     return SourceFile(task.file.file_path, tuple(sorted(file.file_path for file in task.delete_files)))
 
 
@@ -172,10 +178,17 @@ def _held(file: DataFile) -> HeldFile:
     return HeldFile(file.file_path, days_to_date(day), file.record_count, file.file_size_in_bytes)
 
 
-def _overwrite_once(
-    table: Table, gone: Sequence[DataFile], properties: Mapping[str, str], summary: Mapping[str, str]
+def overwrite_once(
+    table: Table,
+    gone: Iterable[DataFile],
+    properties: Mapping[str, str],
+    summary: Mapping[str, str],
+    added: Sequence[str] = (),
 ) -> int:
-    # One attempt, as for an append: the client's own retries would pass the fence.
+    """Take data files out of a table, add others by their paths and set properties, in one commit that is tried once.
+
+    The client's own retries would pass the fence, as in an append.
+    """
     table.metadata.properties["commit.retry.num-retries"] = "0"
     transaction = table.transaction()
     if properties:
@@ -183,6 +196,8 @@ def _overwrite_once(
     with transaction.update_snapshot(snapshot_properties=dict(summary)).overwrite() as overwrite:
         for file in gone:
             overwrite.delete_data_file(file)
+        for file in _parquet_files_to_data_files(table.metadata, list(added), table.io):
+            overwrite.append_data_file(file)
     committed = transaction.commit_transaction()
     snapshot_id = committed.metadata.current_snapshot_id
     assert snapshot_id is not None

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import requests
-from pyarrow import parquet
+from pyarrow import fs, parquet
 from pyiceberg.catalog.rest import Endpoints, IdentifierKind, RestCatalog
 from pyiceberg.catalog.rest.auth import AuthManager
 from pyiceberg.catalog.rest.response import _handle_non_200_response  # pyright: ignore[reportPrivateUsage]
@@ -24,12 +24,14 @@ from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
+    NoSuchViewError,
     OAuthError,
     RESTError,
     ServerError,
     ServiceUnavailableError,
     TableAlreadyExistsError,
     UnauthorizedError,
+    ViewAlreadyExistsError,
 )
 from pyiceberg.expressions import (
     AlwaysTrue,
@@ -48,8 +50,9 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.sorting import NullOrder, SortField, SortOrder
+from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import IdentityTransform
-from pyiceberg.types import IcebergType
+from pyiceberg.types import IcebergType, NestedField
 from pyiceberg.view import View
 from pyiceberg.view.metadata import ViewVersion
 from requests.adapters import HTTPAdapter
@@ -187,7 +190,7 @@ class Lake:
         return self.load_to_write(spec, rule_version)
 
     def apply(self, spec: TableSpec) -> Applied:
-        """Create the table, or bring it to the spec: new columns (as optional), docs, order, properties; idempotent.
+        """Create the table, or bring it to the spec: new and optional columns, docs, order, properties; idempotent.
 
         Raises:
             TerminalError: the change would lose or reinterpret data (a column's type or the partitioning differs).
@@ -218,9 +221,61 @@ class Lake:
                         self._catalog.purge_table(table)
                     self._catalog.drop_namespace(namespace)
         store = s3.filesystem(self._settings.s3)
+        with suppress(FileNotFoundError):
+            for found in store.get_file_info(fs.FileSelector(self._settings.s3.user_events_bucket)):
+                if found.base_name.startswith(self._prefix):
+                    store.delete_dir(found.path)
         for folder in ("events", "manifests"):
             with suppress(FileNotFoundError):
                 store.delete_dir(f"{self._settings.s3.archive_bucket}/{self._prefix}{folder}")
+
+    def write_view(
+        self, namespace: str, name: str, schema: Schema, text: str, properties: Mapping[str, str]
+    ) -> Literal["created", "changed", "unchanged"]:
+        """Create a view, or replace what it says in one step.
+
+        Args:
+            namespace: without the environment's prefix.
+            name: of the view.
+            schema: its columns.
+            text: its SQL in Trino's dialect.
+            properties: its own, such as `comment`.
+
+        Raises:
+            TransientError: something of that name came to be at the same time.
+        """
+        place = f"{self._prefix}{namespace}"
+        # A version that equals an earlier one would not be taken, so each says when it was made.
+        version = ViewVersion.model_validate(
+            {
+                "schema-id": schema.schema_id,
+                "summary": {"lakehouse.version": uuid.uuid4().hex},
+                "representations": [{"type": "sql", "sql": text, "dialect": "trino"}],
+                "default-catalog": self._settings.catalog.name,
+                "default-namespace": (place,),
+            }
+        )
+        with self._errors():
+            there = self._load_view(f"{place}.{name}")
+            if there is not None:
+                said = there.sql_for("trino")
+                same_columns = there.schema().as_struct() == schema.as_struct()
+                if said and said.sql == text and same_columns and properties.items() <= there.properties.items():
+                    return "unchanged"
+                self._catalog.replace_view(there, schema, version, properties)
+                return "changed"
+            with suppress(NamespaceAlreadyExistsError):
+                self._catalog.create_namespace(place)
+            try:
+                self._catalog.create_view(f"{place}.{name}", schema, version, properties=dict(properties))
+            except ViewAlreadyExistsError as error:
+                raise TransientError(f"{place}.{name} exists by now ({error}): run again") from error
+        return "created"
+
+    def _load_view(self, identifier: str) -> View | None:
+        with suppress(NoSuchViewError, NoSuchNamespaceError):
+            return self._catalog.load_view(identifier)
+        return None
 
     def write_schema(self, table: Table, spec: TableSpec) -> pa.Schema:
         """The Arrow schema of new data files: the table's columns with their field ids.
@@ -418,6 +473,8 @@ class Lake:
         """Where a new table goes; None leaves it to the catalog, which puts it into the warehouse."""
         if spec.bucket == "warehouse":
             return None
+        if spec.bucket == "ads":  # its files have names that no other table made again would give
+            return f"s3://{self._settings.s3.ads_bucket}/{self._prefix}archive"
         # A table made again must not find the files of the dropped one.
         unique = f"{spec.name}-{uuid.uuid4().hex}"
         return f"s3://{self._settings.s3.archive_bucket}/{self._prefix}{spec.namespace}/{unique}"
@@ -583,6 +640,21 @@ def _arrow_type(kind: IcebergType) -> pa.DataType:
     return schema_to_pyarrow(kind, include_field_ids=False)
 
 
+def _evolve_column(update: UpdateSchema, field: NestedField, found: NestedField | None) -> Iterator[str]:
+    """Bring one column to the spec; yields what was changed."""
+    column = field.name
+    if found is None:
+        update.add_column(column, field.field_type, doc=field.doc)  # old rows have no value for it
+        yield f"added column {column}"
+        return
+    if found.required and not field.required:  # never the other way round: old rows could break it
+        update.make_column_optional(column)
+        yield f"made column {column} optional"
+    if found.doc != field.doc:
+        update.update_column(column, doc=field.doc)
+        yield f"changed the description of {column}"
+
+
 def _evolve(table: Table, spec: TableSpec, name: str) -> Applied:
     wanted = {field.name: field for field in _iceberg_schema(spec).fields}
     present = {field.name: field for field in table.schema().fields}
@@ -602,14 +674,8 @@ def _evolve(table: Table, spec: TableSpec, name: str) -> Applied:
             )
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
-            for column, field in wanted.items():
-                found = present.get(column)
-                if found is None:
-                    update.add_column(column, field.field_type, doc=field.doc)  # old rows have no value for it
-                    changes.append(f"added column {column}")
-                elif found.doc != field.doc:
-                    update.update_column(column, doc=field.doc)
-                    changes.append(f"changed the description of {column}")
+            for field in wanted.values():
+                changes.extend(_evolve_column(update, field, present.get(field.name)))
         ordered_by = tuple(table.schema().find_column_name(f.source_id) for f in table.sort_order().fields)
         if spec.sort_by and ordered_by != spec.sort_by:
             with transaction.update_sort_order() as order:

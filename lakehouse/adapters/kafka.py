@@ -10,7 +10,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -243,6 +244,47 @@ def offsets_at(settings: Settings, topic: str, moment: datetime) -> dict[int, in
     )
     reached = {topic_partition.partition: result.offset for topic_partition, result in found.items()}
     return {partition: offset for partition, offset in sorted(reached.items()) if offset >= 0}
+
+
+def committed(settings: Settings, topic: str, group: str) -> dict[int, int]:
+    """Read the next offset that a consumer group has committed, by partition; without those it never committed.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    doing = f"read the offsets of group {group} in {topic}"
+    partitions = [TopicPartition(topic, partition) for partition in _partitions(settings, topic)]
+    with _member(settings, group) as consumer:
+        try:
+            found = consumer.committed(partitions, timeout=REQUEST_SECONDS)
+        except KafkaException as error:
+            raise _translated(error, settings.kafka, doing) from error
+    return {one.partition: one.offset for one in found if one.offset >= 0}
+
+
+def commit(settings: Settings, topic: str, group: str, following: Mapping[int, int]) -> None:
+    """Commit the next offset of each partition for a consumer group that has no members but us.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    offsets = [TopicPartition(topic, partition, offset) for partition, offset in following.items()]
+    with _member(settings, group) as consumer:
+        try:
+            consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise _translated(error, settings.kafka, f"commit offsets of group {group} in {topic}") from error
+
+
+@contextmanager
+def _member(settings: Settings, group: str) -> Generator[Consumer]:
+    consumer = Consumer(_client(settings.kafka) | {"group.id": group, "enable.auto.commit": False}, logger=_client_log)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
 
 
 def send(
@@ -563,7 +605,8 @@ def _translated(error: KafkaException, settings: KafkaSettings, doing: str) -> L
     servers = settings.bootstrap_servers
     if fault.code() in _NO_SUCH_TOPIC:
         return TerminalError(
-            f"Kafka at {servers} could not {doing}: there is no such topic; `lakehouse produce` makes it"
+            f"Kafka at {servers} could not {doing}: there is no such topic; "
+            "`lakehouse produce` and `lakehouse announce` make theirs"
         )
     if fault.code() in _PASSING_FAULTS:
         return ServerUnavailableError(

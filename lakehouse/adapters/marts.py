@@ -4,7 +4,6 @@ A mart is a table in the namespace `build` and a view of the same name in `marts
 reads the table as of its tag `published`, so a build changes nothing for them until the tag moves.
 """
 
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from pyiceberg.exceptions import (
-    NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
     NoSuchViewError,
-    ViewAlreadyExistsError,
 )
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table
@@ -24,7 +21,6 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update.snapshot import ManageSnapshots
 from pyiceberg.types import NestedField
 from pyiceberg.view import View
-from pyiceberg.view.metadata import ViewVersion
 
 from lakehouse.adapters.catalog import Lake
 from lakehouse.errors import FenceError, TransientError
@@ -203,27 +199,8 @@ class Marts(Lake):
             if snapshot is None:
                 raise TransientError(f"{self._name(_BUILD, name)} has lost snapshot {like_snapshot_id}: run again")
             schema = assign_fresh_schema_ids(_described(_schema_of(table, snapshot), view.columns))
-            # A version that equals an earlier one would not be taken, so each says when it was made.
-            version = ViewVersion.model_validate(
-                {
-                    "schema-id": schema.schema_id,
-                    "summary": {"lakehouse.version": uuid.uuid4().hex},
-                    "representations": [{"type": "sql", "sql": view.sql, "dialect": "trino"}],
-                    "default-catalog": self._settings.catalog.name,
-                    "default-namespace": (self._namespace(_MARTS),),
-                }
-            )
-            properties = {"comment": view.comment} | ({_RUN_AS_OWNER: view.owner} if view.owner else {})
-            there = self._view(name)
-            if there is not None:
-                self._catalog.replace_view(there, schema, version, properties)
-                return
-            with suppress(NamespaceAlreadyExistsError):
-                self._catalog.create_namespace(self._namespace(_MARTS))
-            try:
-                self._catalog.create_view(self._name(_MARTS, name), schema, version, properties=properties)
-            except ViewAlreadyExistsError as error:
-                raise TransientError(f"{self._name(_MARTS, name)} exists by now ({error}): run again") from error
+        properties = {"comment": view.comment} | ({_RUN_AS_OWNER: view.owner} if view.owner else {})
+        self.write_view(_MARTS, name, schema, view.sql, properties)
 
     def remove_table_in_place_of_view(self, name: str) -> None:
         """Drop the table that stands where the view belongs, with its data; without one nothing happens."""

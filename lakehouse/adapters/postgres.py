@@ -10,6 +10,8 @@ from lakehouse.errors import ServerUnavailableError
 from lakehouse.settings import Settings
 
 SUPERUSER = "postgres"
+_OPTIONS = "-c tcp_keepalives_idle=30 -c tcp_user_timeout=60000"
+"""So that the server notices a client whose machine is gone, and frees its locks."""
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -34,6 +36,7 @@ def connect(
             password=password.get_secret_value(),
             dbname=database or settings.postgres.database,
             connect_timeout=5,
+            options=_OPTIONS,
             autocommit=autocommit,
         ) as connection:
             yield connection

@@ -128,11 +128,24 @@ def run_tasks(
         SparkEndedError: Spark's driver process died.
         TransientError: a task failed, several times; the first lines of its error are in the message.
     """
+    return collect(task_frame(spark, task, tasks, schema), progress)
+
+
+def task_frame(
+    spark: SparkSession,
+    task: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    tasks: int,
+    schema: str,
+) -> DataFrame:
+    """The rows that a function gives on the executors, in so many tasks; arguments as in `run_tasks`.
+
+    Raises:
+        SparkEndedError: Spark's driver process died.
+    """
     try:
-        frame = spark.range(0, tasks, 1, tasks).mapInArrow(task, schema)
+        return spark.range(0, tasks, 1, tasks).mapInArrow(task, schema)
     except (Py4JError, ConnectionError) as error:
         raise _ended(error) from error
-    return collect(frame, progress)
 
 
 def collect(frame: DataFrame, progress: Callable[[float], None] | None = None) -> list[Row]:
@@ -155,6 +168,21 @@ def collect(frame: DataFrame, progress: Callable[[float], None] | None = None) -
         if DataLossError.__name__ in text:
             raise DataLossError(f"nothing was committed: {_gist(text)}") from error
         raise TransientError(f"the Spark job failed and nothing was committed: {_gist(text)}") from error
+    except (Py4JError, ConnectionError) as error:
+        raise _ended(error) from error
+
+
+def rows(frame: DataFrame) -> Iterator[Row]:
+    """Run a job and bring its rows to the driver one partition at a time, so that they need not fit together.
+
+    Raises:
+        SparkEndedError: Spark's driver process died.
+        TransientError: a task failed, several times; the first lines of its error are in the message.
+    """
+    try:
+        yield from frame.toLocalIterator()
+    except (PySparkException, Py4JJavaError) as error:
+        raise TransientError(f"the Spark job failed and nothing was committed: {_gist(str(error))}") from error
     except (Py4JError, ConnectionError) as error:
         raise _ended(error) from error
 

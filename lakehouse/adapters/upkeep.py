@@ -25,7 +25,8 @@ from trino import exceptions
 from lakehouse.adapters import trino
 from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.marts import PUBLISHED_AT
-from lakehouse.errors import ServerUnavailableError, TerminalError, TransientError
+from lakehouse.adapters.objects import Objects
+from lakehouse.errors import TerminalError, TransientError
 from lakehouse.maintenance_plan import PartitionState, SmallFile, SnapshotState, TableState, Unknown
 from lakehouse.settings import S3Settings, TrinoLogin
 from lakehouse.tables import LEAST_ORPHAN_HOURS, Policy
@@ -33,7 +34,6 @@ from lakehouse.tables import LEAST_ORPHAN_HOURS, Policy
 OURS: Final = "lakehouse."
 """What properties start with that jobs keep in a table, such as the position."""
 
-_KEYS_AT_ONCE: Final = 1000
 _LONGEST_STATEMENT: Final = "2h"
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _TEMPORARY: Final = re.compile(r"__dbt_|__first_build$")
@@ -296,61 +296,20 @@ def list_objects(settings: S3Settings, start: str) -> dict[str, tuple[int, datet
         ServerUnavailableError: the object store did not answer.
     """
     bucket, _, prefix = start.removeprefix("s3://").partition("/")
-
-    def listed(client: Any) -> dict[str, tuple[int, datetime]]:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return {
-            f"s3://{bucket}/{each['Key']}": (each["Size"], each["LastModified"])
-            for page in pages
-            for each in page.get("Contents", ())
-        }
-
-    return _ask(settings, listed)
+    return {
+        f"s3://{bucket}/{each.version.key}": (each.size_bytes, each.modified_at)
+        for each in Objects(settings).under(bucket, prefix)
+    }
 
 
 def _delete(settings: S3Settings, paths: Sequence[str]) -> None:
-    def delete(client: Any) -> list[str]:
-        refused: list[str] = []
-        for start in range(0, len(paths), _KEYS_AT_ONCE):
-            by_bucket: dict[str, list[str]] = {}
-            for path in paths[start : start + _KEYS_AT_ONCE]:
-                bucket, _, key = path.removeprefix("s3://").partition("/")
-                by_bucket.setdefault(bucket, []).append(key)
-            for bucket, keys in by_bucket.items():
-                wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-                answer = client.delete_objects(Bucket=bucket, Delete=wanted)
-                refused += [f"{each['Key']}: {each['Message']}" for each in answer.get("Errors", ())]
-        return refused
-
-    if refused := _ask(settings, delete):
-        raise TransientError(f"the object store kept {len(refused):,} objects, first {refused[0]}: run again")
-
-
-def _ask(settings: S3Settings, question: Callable[[Any], _Out]) -> _Out:
-    # Heavy, and each command of ours imports this module.
-    import boto3  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.endpoint,
-        region_name=settings.region,
-        aws_access_key_id=settings.access_key,
-        aws_secret_access_key=settings.secret_key.get_secret_value(),
-        config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"max_attempts": 5, "mode": "standard"},
-            s3={"addressing_style": "path"},
-        ),
-    )
-    try:
-        return question(client)
-    except (BotoCoreError, ClientError) as error:
-        raise ServerUnavailableError(f"the object store failed ({error}): see `lakehouse stack status`") from error
-    finally:
-        client.close()
+    by_bucket: dict[str, list[str]] = {}
+    for path in paths:
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        by_bucket.setdefault(bucket, []).append(key)
+    objects = Objects(settings)
+    if kept := [each for bucket, keys in by_bucket.items() for each in objects.delete(bucket, keys)]:
+        raise TransientError(f"the object store kept {len(kept):,} objects, first {kept[0]}: run again")
 
 
 class _File(NamedTuple):

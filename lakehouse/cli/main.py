@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import archive, demo, maintain, pipeline, quarantine, queries, query, stack, week
+from lakehouse.cli import (
+    ads,
+    archive,
+    csv_drop,
+    demo,
+    files,
+    maintain,
+    pipeline,
+    quarantine,
+    queries,
+    query,
+    stack,
+    week,
+)
 from lakehouse.cli.output import errors
 from lakehouse.errors import LakehouseError
 
@@ -28,8 +41,13 @@ app.add_typer(pipeline.ingest_app, name="ingest")
 app.add_typer(pipeline.transform_app, name="transform")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(archive.app, name="archive")
+app.add_typer(files.app, name="files")
+app.add_typer(csv_drop.app, name="csv")
+app.add_typer(ads.app, name="ads")
 app.add_typer(queries.app, name="queries")
 app.command("produce")(pipeline.produce)
+app.command("announce")(files.announce)
+app.command("drop")(csv_drop.drop)
 app.command("audit")(pipeline.audit)
 app.command("demo")(demo.demo)
 app.command("week")(week.week)

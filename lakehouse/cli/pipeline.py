@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from lakehouse import audit as auditing
-from lakehouse import ingest, publish, transform
+from lakehouse import environment, ingest, publish, transform
 from lakehouse import produce as producing
 from lakehouse.accept_loss import accept_loss
-from lakehouse.adapters.catalog import Lake
 from lakehouse.cli.output import (
     MOMENTS,
     Format,
@@ -29,7 +28,6 @@ from lakehouse.cli.output import (
 from lakehouse.errors import TerminalError
 from lakehouse.settings import get_settings
 from lakehouse.stack import artifacts
-from lakehouse.tables import ALL
 
 NOTICE_SECONDS = 10.0
 
@@ -44,8 +42,7 @@ def apply(output: Output = Format.TEXT) -> None:
 
     Example: `lakehouse tables apply`
     """
-    lake = Lake(get_settings())
-    applied = [lake.apply(spec) for spec in ALL]
+    applied = environment.apply(get_settings())
     if output is Format.JSON:
         print_json({"tables": [{"table": a.table, "outcome": a.outcome, "changes": a.changes} for a in applied]})
     else:
@@ -303,6 +300,19 @@ def show_audit(report: auditing.AuditReport) -> None:
             for row in report.ledger
         ],
     )
+    if report.files.files:
+        print_table(
+            ["files", "records", "published", "quarantined", "replayed"],
+            [
+                (
+                    report.files.files,
+                    report.files.records,
+                    report.files.published_rows,
+                    report.files.quarantined_rows,
+                    report.files.replayed_rows,
+                )
+            ],
+        )
     if report.gaps:
         print_table(["gap", "where", "rows", "what"], [(g.kind, g.where, g.rows, g.detail) for g in report.gaps])
     aggregated = "not published yet" if report.aggregated_rows is None else f"{report.aggregated_rows:,} events"

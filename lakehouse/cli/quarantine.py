@@ -31,6 +31,10 @@ Topics = Annotated[
     list[str] | None,
     typer.Option("--topic", help="Only this topic, as `show` names it; may be given several times."),
 ]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--file", help="Only this CSV file, by its location; may be given several times."),
+]
 
 
 @app.command("list")
@@ -39,13 +43,14 @@ def list_groups(
     since: Since = None,
     until: Until = None,
     topic: Topics = None,
+    file: Files = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Count what is in quarantine by reason and field: how much is open, how much was replayed, and since when.
 
     Example: `lakehouse quarantine list --since 2026-01-31`
     """
-    groups = quarantine.groups(get_settings(), _selection(reason, since, until, topic))
+    groups = quarantine.groups(get_settings(), _selection(reason, since, until, topic, file))
     if output is Format.JSON:
         print_json({"groups": [_plain(asdict(group)) for group in groups]})
     elif not groups:
@@ -75,8 +80,10 @@ def show(
     since: Since = None,
     until: Until = None,
     topic: Topics = None,
+    file: Files = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Only this topic partition.")] = None,
     offset: Annotated[int | None, typer.Option(min=0, help="Only this offset.")] = None,
+    line: Annotated[int | None, typer.Option(min=1, help="Only this line of a file.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many messages at most, the newest first.")] = 20,
     full: Annotated[
         bool, typer.Option("--full", help=f"Show whole messages instead of their first {SHOWN_BYTES:,} bytes.")
@@ -89,7 +96,7 @@ def show(
 
     Example: `lakehouse quarantine show --reason not_json --limit 3`
     """
-    selection = _selection(reason, since, until, topic, partition, offset)
+    selection = _selection(reason, since, until, topic, file, partition, offset, line)
     rows = quarantine.rows(get_settings(), selection, limit=limit, raw_bytes=None if full else SHOWN_BYTES)
     if output is Format.JSON:
         print_json({"messages": [_document(row) for row in rows]})
@@ -106,6 +113,7 @@ def replay(
     since: Since = None,
     until: Until = None,
     topic: Topics = None,
+    file: Files = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge and count, and change nothing.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
@@ -126,7 +134,7 @@ def replay(
     """
     with row_progress("replay") as progress:
         result = quarantine.replay(
-            get_settings(), _selection(reason, since, until, topic), dry_run=dry_run, progress=progress
+            get_settings(), _selection(reason, since, until, topic, file), dry_run=dry_run, progress=progress
         )
     if output is Format.JSON:
         print_json(asdict(result))
@@ -147,8 +155,10 @@ def _selection(
     since: datetime | None,
     until: datetime | None,
     topic: list[str] | None,
+    file: list[str] | None,
     partition: int | None = None,
     offset: int | None = None,
+    line: int | None = None,
 ) -> Selection:
     return Selection(
         reasons=tuple(reason or ()),
@@ -157,6 +167,8 @@ def _selection(
         topics=tuple(topic or ()),
         topic_partition=partition,
         offset=offset,
+        files=tuple(file or ()),
+        line=line,
     )
 
 
@@ -192,17 +204,20 @@ def _moment(value: datetime) -> str:
 
 
 def _show(row: Refused) -> None:
-    where = f"{row.topic}/{row.topic_partition} offset {row.offset}"
+    of_file = row.file is not None
+    where = f"{row.file} line {row.file_line}" if of_file else f"{row.topic}/{row.topic_partition} offset {row.offset}"
     state = "open" if row.replayed_at is None else f"replayed {_moment(row.replayed_at)}"
     answers.print(where, style="bold", end=" ", markup=False)
     answers.print(f"{row.reason}, {state}", markup=False)
     facts = [
         ("what is wrong", f"{row.field}: {row.message}" if row.field else row.message),
-        ("time in Kafka", _moment(row.kafka_timestamp)),
+        ("time of the file", _moment(row.file_modified_at))
+        if row.file_modified_at
+        else ("time in Kafka", _moment(row.kafka_timestamp) if row.kafka_timestamp else "none"),
         ("refused", f"{_moment(row.first_seen)} by rules of version {row.rule_version}"),
-        ("key", _readable(row.key)),
+        *([] if of_file else [("key", _readable(row.key))]),
         *((f"header {key}", _readable(value)) for key, value in row.headers),
-        ("message", _shown_raw(row)),
+        ("record" if of_file else "message", _shown_raw(row)),
     ]
     for name, value in facts:
         answers.print(f"  {_visible(name)}: {_visible(value)}", markup=False)

@@ -17,17 +17,16 @@ import psutil
 import typer
 from rich.rule import Rule
 
-from lakehouse import archive, maintenance, produce
+from lakehouse import archive, environment, maintenance, produce
 from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.airflow import Airflow
-from lakehouse.adapters.catalog import Lake
 from lakehouse.audit import AuditReport, audit
 from lakehouse.cli.output import Format, Output, answers, errors, print_json, print_table
 from lakehouse.cli.stack import Profile, bring_up
 from lakehouse.errors import TerminalError
 from lakehouse.maintenance_plan import Health
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, USER_ACTIONS
+from lakehouse.tables import USER_ACTIONS
 
 PREFIX: Final = "week_"
 PARTITIONS: Final = 4
@@ -224,14 +223,12 @@ class _Rehearsal:
 
 def _start_afresh(settings: Settings) -> None:
     """Drop what an earlier week left, and make the topic and the tables."""
-    lake = Lake(settings)
-    lake.drop_environment()
+    environment.drop(settings)
     kafka.delete_topic(settings, settings.user_actions_topic)
     # The messages keep their own times, which are days ago, so no retention by age may look at them.
     config = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
     kafka.create_topic(settings, settings.user_actions_topic, PARTITIONS, config)
-    for spec in ALL:
-        lake.apply(spec)
+    environment.apply(settings)
 
 
 def _spark(is_over: Callable[[], bool]) -> psutil.Process:

@@ -34,6 +34,10 @@ POOLS = {
     "transform": "One dbt writer at a time, because two would rebuild the same table_partition.",
     "maintenance": "One maintainer at a time, because two would rewrite or delete the same files.",
 }
+DOORBELL_CONNECTION = "lakehouse_file_doorbell"
+"""Through it Airflow hears that a file was announced; `dags/file_notifications.py` names it."""
+S3_CONNECTION = "lakehouse_s3"
+"""Through it Airflow's own sensors see the object store; `dags/event_transformation.py` names it."""
 MIGRATION_SECONDS = 300
 
 
@@ -168,12 +172,42 @@ def _environment(settings: Settings) -> dict[str, str]:
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.defpath)),
         # The triggerer, unlike the others, does not look into the folder of the DAGs for their callbacks.
         "PYTHONPATH": os.pathsep.join((str(DAGS), str(PROJECT_ROOT))),
+        f"AIRFLOW_CONN_{DOORBELL_CONNECTION}".upper(): _doorbell(settings),
+        f"AIRFLOW_CONN_{S3_CONNECTION}".upper(): _object_store(settings),
         **{
             f"AIRFLOW__{section}__{option}".upper(): str(value)
             for section, values in options.items()
             for option, value in values.items()
         },
     }
+
+
+def _doorbell(settings: Settings) -> str:
+    """A Connection to Kafka with a consumer group of its own: who rings commits nothing for who works."""
+    consumer = {
+        "bootstrap.servers": settings.kafka.bootstrap_servers,
+        "group.id": f"{settings.prefix}file-doorbell",
+        "enable.auto.commit": False,  # Airflow commits when it has stored the ring
+        "auto.offset.reset": "latest",
+        "log.connection.close": False,
+    }
+    return json.dumps({"conn_type": "kafka", "extra": consumer})
+
+
+def _object_store(settings: Settings) -> str:
+    """A Connection to the object store, as Airflow's hooks and `LakehouseCommand` read it."""
+    return json.dumps(
+        {
+            "conn_type": "aws",
+            "login": settings.s3.access_key,
+            "password": settings.s3.secret_key.get_secret_value(),
+            "extra": {
+                "endpoint_url": settings.s3.endpoint,
+                "region_name": settings.s3.region,
+                "config_kwargs": {"s3": {"addressing_style": "path"}},  # a bucket is no host name here
+            },
+        }
+    )
 
 
 def _settings_environment(settings: Settings) -> Iterator[tuple[str, str]]:

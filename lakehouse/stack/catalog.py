@@ -9,7 +9,6 @@ from lakehouse.errors import ServerUnavailableError, StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
 from lakehouse.stack.server import Server
-from lakehouse.tables import ALL
 
 MAIN_CLASS = "org.apache.iceberg.rest.RestCatalogServer"
 DATABASE = "catalog"
@@ -91,11 +90,9 @@ def server(settings: Settings) -> Server:
 
 def _apply_tables(settings: Settings) -> None:
     # Heavy, and each launch of any server imports this module.
-    from lakehouse.adapters.catalog import Lake  # noqa: PLC0415
+    from lakehouse import environment  # noqa: PLC0415
 
-    lake = Lake(settings)
-    for spec in ALL:
-        lake.apply(spec)
+    environment.apply(settings)
 
 
 def _probe(host: str, port: int) -> None:

@@ -7,7 +7,7 @@ from lakehouse.errors import StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import private
 
-_GENERATED = (
+GENERATED = (
     "LAKEHOUSE_S3__SECRET_KEY",
     "LAKEHOUSE_CATALOG__CLIENT_SECRET",
     "LAKEHOUSE_POSTGRES__PASSWORD",
@@ -15,6 +15,7 @@ _GENERATED = (
     "LAKEHOUSE_TRINO__INGEST_PASSWORD",
     "LAKEHOUSE_TRINO__TRANSFORM_PASSWORD",
     "LAKEHOUSE_TRINO__ANALYST_PASSWORD",
+    "LAKEHOUSE_ADS__API_TOKEN",
     "LAKEHOUSE_STACK__S3_ROOT_PASSWORD",
     "LAKEHOUSE_STACK__POSTGRES_SUPERUSER_PASSWORD",
     "LAKEHOUSE_STACK__AIRFLOW_JWT_SECRET",
@@ -42,7 +43,7 @@ def ensure(settings: Settings) -> bool:
             f"{settings.home / 'data'} holds a stack's data but {path} with its secrets is gone or cut off: "
             "put that file back, or start afresh with `make clean`"
         )
-    lines = [f"{name}={_secret(name)}" for name in _GENERATED if name not in known]
+    lines = [f"{name}={_secret(name)}" for name in GENERATED if name not in known]
     if not lines:
         return False
     settings.home.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lakehouse.adapters.kafka import create_topic, ping
 from lakehouse.errors import StackError
+from lakehouse.file_contract import TOPIC_PARTITIONS
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts
 from lakehouse.stack.server import Server
@@ -54,6 +55,7 @@ def server(settings: Settings) -> Server:
 def _create_topics(settings: Settings) -> None:
     for topic in settings.user_actions_topics:
         create_topic(settings, topic, settings.kafka.user_actions_partitions)
+    create_topic(settings, settings.file_notifications_topic, TOPIC_PARTITIONS)
     create_topic(settings, settings.kafka.trino_queries_topic, 1, _QUERIES_CONFIG)
 
 

@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio, MinioAdmin
+from minio.commonconfig import ENABLED
 from minio.credentials.providers import StaticProvider
 from minio.error import S3Error
+from minio.versioningconfig import VersioningConfig
 
 from lakehouse.errors import StackError
 from lakehouse.settings import Settings
@@ -79,11 +81,14 @@ def _probe(settings: Settings) -> None:
 
 
 def _create_buckets_and_user(settings: Settings) -> None:
-    buckets = (settings.s3.warehouse_bucket, settings.s3.archive_bucket)
+    s3 = settings.s3
+    buckets = (s3.warehouse_bucket, s3.archive_bucket, s3.ads_bucket, s3.user_events_bucket, s3.file_drop_bucket)
     client = _client(settings)
     for bucket in buckets:
         if not client.bucket_exists(bucket):
             client.make_bucket(bucket)
+    # An announced version stays what it was when the next one is uploaded.
+    client.set_bucket_versioning(s3.file_drop_bucket, VersioningConfig(ENABLED))
     address = urlsplit(settings.s3.endpoint).netloc
     admin = MinioAdmin(endpoint=address, credentials=_root(settings), secure=False, http_client=_pool())
     allowed = {

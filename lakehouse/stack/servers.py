@@ -1,7 +1,7 @@
 """Which servers there are, in the order they start."""
 
 from lakehouse.settings import Settings
-from lakehouse.stack import airflow, catalog, kafka, minio, postgres, trino
+from lakehouse.stack import ads_api, airflow, catalog, kafka, minio, postgres, trino
 from lakehouse.stack.server import Profile, Server
 
 
@@ -13,6 +13,7 @@ def servers(settings: Settings, profile: Profile = "full") -> dict[str, Server]:
         kafka.server(settings),
         catalog.server(settings),
         trino.server(settings),
+        ads_api.server(settings),
         *airflow.servers(settings),
     ]
     return {server.name: server for server in everything if profile == "full" or server.profile == "core"}

@@ -185,7 +185,9 @@ def test_applying_creates_and_a_second_time_changes_nothing(environment: Setting
         (f"{environment.prefix}quarantine.user_actions", "created"),
         (f"{environment.prefix}ops.query_history", "created"),
         (f"{environment.prefix}ops.maintenance_runs", "created"),
+        (f"{environment.prefix}ops.csv_files", "created"),
         (f"{environment.prefix}events.user_actions_archive", "created"),
+        (f"{environment.prefix}ads.impressions_archive", "created"),
     ]
     again = [lake.apply(spec) for spec in ALL]
     assert [(a.outcome, a.changes) for a in again] == [("unchanged", ())] * len(ALL)
@@ -201,21 +203,29 @@ def test_a_table_is_made_as_its_spec_says(environment: Settings) -> None:
         (2, "message", "string", True),
         (3, "field", "string", False),
         (4, "raw", "binary", False),
-        (5, "kafka_topic", "string", True),
-        (6, "kafka_partition", "int", True),
-        (7, "kafka_offset", "long", True),
-        (8, "kafka_timestamp", "timestamptz", True),
+        (5, "kafka_topic", "string", False),
+        (6, "kafka_partition", "int", False),
+        (7, "kafka_offset", "long", False),
+        (8, "kafka_timestamp", "timestamptz", False),
         (9, "kafka_key", "binary", False),
-        (10, "kafka_headers", "list<struct<15: key: optional string, 16: value: optional binary>>", False),
+        (10, "kafka_headers", "list<struct<20: key: optional string, 21: value: optional binary>>", False),
         (11, "rule_version", "int", True),
         (12, "ingested_at", "timestamptz", True),
         (13, "ingested_date", "date", True),
+        (14, "source", "string", False),
+        (15, "file", "string", False),
+        (16, "file_version", "string", False),
+        (17, "file_line", "long", False),
+        (18, "file_modified_at", "timestamptz", False),
     ]
     assert [(f.source_id, f.name, str(f.transform)) for f in table.spec().fields] == [(13, "ingested_date", "identity")]
     assert [(f.source_id, str(f.direction), str(f.null_order)) for f in table.sort_order().fields] == [
         (1, "ASC", "NULLS FIRST")
     ]
-    assert table.schema().find_field("reason").doc == "Reason code, see docs/event-contract.md."
+    assert (
+        table.schema().find_field("reason").doc
+        == "Reason code, see docs/event-contract.md; of files also docs/csv-drop.md."
+    )
     assert table.properties["comment"] == USER_ACTIONS_QUARANTINE.doc
     assert table.properties["write.metadata.metrics.column.raw"] == "none"
     assert table.format_version == 2
@@ -265,6 +275,19 @@ def test_a_new_column_doc_and_property_reach_a_table_with_rows(environment: Sett
     append(lake, write(environment, lake, 2), {0: 1}, {0: 2})
     rows = lake.load(SPEC).scan(selected_fields=("n", "weight")).to_arrow().sort_by("n")
     assert rows.to_pylist() == [{"n": 1, "weight": None}, {"n": 2, "weight": None}]
+
+
+def test_a_required_column_may_become_optional_and_rows_of_both_kinds_are_read(
+    environment: Settings, lake: Lake
+) -> None:
+    append(lake, write(environment, lake, 1), {}, {0: 1})
+    day, number, *others = SPEC.columns
+    later = replace(SPEC, columns=(day, replace(number, required=False), *others))
+    assert lake.apply(later).changes == ("made column n optional",)
+    assert lake.apply(later).outcome == "unchanged"
+    append(lake, write(environment, lake, 2), {0: 1}, {0: 2})
+    assert numbers_in(lake) == [1, 2]
+    assert lake.apply(SPEC).outcome == "unchanged"  # never back: there may be rows without it
 
 
 def test_another_order_of_rows_holds_from_then_on(environment: Settings, lake: Lake) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from lakehouse import transform
 from lakehouse.adapters import trino
-from lakehouse.adapters.catalog import Lake
+from lakehouse.environment import apply
 from lakehouse.errors import TerminalError, TransientError
 from lakehouse.settings import Settings, TrinoSettings
-from lakehouse.tables import ALL
+from tests.shops import EVENT_COLUMNS
 
 pytestmark = pytest.mark.integration
 
@@ -23,8 +23,7 @@ LATER = "TIMESTAMP '2026-11-20 20:00:00 UTC'"
 @pytest.fixture
 def lake(environment: Settings) -> Iterator[str]:
     """Name the catalog and the prefix of an environment with empty tables, as `catalog.prefix`."""
-    for spec in ALL:
-        Lake(environment).apply(spec)
+    apply(environment)
     yield f"{environment.catalog.name}.{environment.prefix}"
     shutil.rmtree(transform.target_directory(environment), ignore_errors=True)
 
@@ -36,7 +35,7 @@ def publish(settings: Settings, lake: str, *events: tuple[str, str, str, str, in
         f"'user-actions', 0, {offset}, TIMESTAMP '{date} {time} UTC', {ingested_at}, NULL)"
         for time, date, name, user, offset in events
     )
-    trino.query(settings.trino_as("admin"), f"INSERT INTO {lake}events.user_actions VALUES {rows}")
+    trino.query(settings.trino_as("admin"), f"INSERT INTO {lake}events.user_actions {EVENT_COLUMNS} VALUES {rows}")
 
 
 def daily(settings: Settings, lake: str) -> list[tuple[object, ...]]:

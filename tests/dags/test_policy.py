@@ -1,5 +1,6 @@
 """What every DAG of the project must be like."""
 
+import asyncio
 import copy
 import importlib
 import importlib.machinery
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,10 +20,10 @@ from typer.core import TyperGroup
 
 from lakehouse.cli.main import app
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.stack.airflow import POOLS
+from lakehouse.stack.airflow import DOORBELL_CONNECTION, POOLS
 
 DAGS = PROJECT_ROOT / "dags"
-HELPERS = {"alerts", "lakehouse_command"}
+HELPERS = {"alerts", "doorbell", "lakehouse_command"}
 OPERATIONS = PROJECT_ROOT / "docs" / "operations.md"
 DAG_IDS = sorted({path.stem for path in DAGS.glob("*.py")} - HELPERS)
 
@@ -94,8 +95,11 @@ def test_a_failed_task_and_a_late_run_are_told_to_people(dag: Any) -> None:
     assert deadline.callback.path == "alerts.deadline_missed"
 
 
-def test_a_task_is_one_command_that_knows_its_options(dag: Any) -> None:
+def test_a_task_is_one_command_that_knows_its_options_or_waits_without_a_worker(dag: Any) -> None:
     for task in dag.tasks:
+        if type(task).__name__ == "DroppedFile":
+            assert task.deferrable
+            continue
         command = typer.main.get_command(app)
         words = [word for word in task.arguments if not word.startswith("-")][:-1]  # the last one is `json`
         for word in words:
@@ -139,6 +143,11 @@ def test_every_param_reaches_the_command_and_has_a_default_and_a_description(dag
         ("maintain_tables", {"tables": "events.user_actions"}),
         ("maintain_tables", {"tables": ["no table"]}),
         ("archive_events", {"before": "2026-02-30"}),
+        ("api-load", {"from": "yesterday"}),
+        ("api-load", {"account": "no account"}),
+        ("archive_ads", {"days": -1}),
+        ("event_transformation", {"date": "yesterday"}),
+        ("event_transformation", {"days_back": -1}),
     ],
 )
 def test_a_param_that_does_not_fit_is_refused(dagbag: Any, dag_id: str, wrong: dict[str, Any]) -> None:
@@ -160,8 +169,8 @@ def documented(dagbag: Any) -> list[list[str]]:
     rows: dict[tuple[str, ...], list[str]] = {}
     for dag_id in DAG_IDS:
         dag = dagbag.dags[dag_id]
-        (task,) = dag.tasks
-        for name, target in task.options.items():
+        options = {name: target for task in dag.tasks for name, target in task.options.items()}
+        for name, target in options.items():
             param = dag.params.get_param(name)
             kind = f"param, Variable `<DAG>_{name}`" if param.value is None else "param"
             rows.setdefault((kind, f"`{name}`", f"`{target}`", param.description), []).append(f"`{dag_id}`")
@@ -206,11 +215,35 @@ def test_the_assets_tie_ingest_to_transform_and_maintenance_to_archiving(dagbag:
         dagbag.dags[name].tasks for name in ("ingest_user_actions", "transform", "maintain_tables", "archive_events")
     )
     assert [asset.name for asset in ingest.outlets] == ["events.user_actions"]
-    assert dagbag.dags["transform"].timetable.asset_condition.name == "events.user_actions"
+    wakes = {asset.name for asset in dagbag.dags["transform"].timetable.asset_condition.objects}
+    assert wakes == {"events.user_actions", "reporting.file_aggregates"}
     assert [asset.name for asset in dbt_build.outlets] == ["marts.fct_events_daily"]
     assert [asset.name for asset in maintain.outlets] == ["ops.maintenance_runs"]
     assert dagbag.dags["archive_events"].timetable.asset_condition.name == "ops.maintenance_runs"
     assert [asset.name for asset in archive.outlets] == ["events.user_actions_archive"]
+
+
+def test_the_doorbell_of_announced_files_rings_for_the_topic_of_the_settings_and_says_nothing_of_a_message(
+    dagbag: Any,
+) -> None:
+    asset = dagbag.dags["file_notifications"].timetable.asset_condition
+    assert asset.name == "file-notifications"
+    assert [task.outlets[0].name for task in dagbag.dags["file_notifications"].tasks] == ["reporting.file_aggregates"]
+    doorbell = importlib.import_module("doorbell")
+    trigger = doorbell.Doorbell(topics=["t"], kafka_config_id=DOORBELL_CONNECTION)
+    path, arguments = trigger.serialize()
+    assert path == "doorbell.Doorbell"  # which the triggerer finds on its path
+    assert doorbell.Doorbell(**arguments).serialize() == (path, arguments)
+
+    async def messages() -> AsyncIterator[bytes | None]:
+        for value in (b"{}", b"\xff", None):
+            yield value
+
+    async def rings() -> list[Any]:
+        return [event.payload async for event in trigger.filter_shared_stream(messages())]
+
+    assert asyncio.run(rings()) == ["a file was announced"] * 3
+    assert f'"{DOORBELL_CONNECTION}"' in (DAGS / "file_notifications.py").read_text()
 
 
 def test_a_table_has_one_dbt_writer_and_one_maintainer(dagbag: Any) -> None:

@@ -104,6 +104,12 @@ def test_a_transform_takes_what_arrived_and_only_what_is_asked_for_beside(
 @pytest.mark.parametrize(
     ("dag_id", "done", "nothing", "asset"),
     [
+        (
+            "file_notifications",
+            """{"announced": 1, "refused": 0, "done": 0, "failed": {}, "replaced": 0}""",
+            """{"announced": 0, "refused": 0, "done": 0, "failed": {}, "replaced": 0}""",
+            "reporting.file_aggregates",
+        ),
         ("maintain_tables", """{"actions": [{"table": "t"}]}""", """{"actions": []}""", "ops.maintenance_runs"),
         (
             "archive_events",
@@ -113,10 +119,84 @@ def test_a_transform_takes_what_arrived_and_only_what_is_asked_for_beside(
         ),
     ],
 )
-def test_maintenance_and_archiving_wake_others_only_when_they_did_something(
+def test_a_run_wakes_others_only_when_it_did_something(
     dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_id: str, done: str, nothing: str, asset: str
 ) -> None:
     for result, updated in ((done, [asset]), (nothing, [])):
         finished = run(dagbag, dag_id, f"echo '{result}'", tmp_path, monkeypatch)
         assert finished.state == "success"
         assert updates(finished.run_id) == updated
+
+
+@pytest.mark.parametrize(
+    ("conf", "called_with"),
+    [
+        ({}, "csv run --output json --date=2026-01-30 \n"),
+        (
+            {"date": "2026-01-28", "days_back": 0, "prefix": "dev_"},
+            "csv run --output json --date=2026-01-28 --days-back=0 dev_\n",
+        ),
+    ],
+)
+def test_files_are_those_of_the_runs_date_unless_it_is_told_otherwise(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: dict[str, Any], called_with: str
+) -> None:
+    monkeypatch.delenv("LAKEHOUSE_PREFIX", raising=False)
+    counts = """{"published_rows": 1, "quarantined_rows": 0, "withdrawn_rows": 0}"""
+    script = f"""echo "$* $LAKEHOUSE_PREFIX" > {tmp_path}/call; echo '{counts}'"""
+    options = {"logical_date": datetime(2026, 1, 30, 5, tzinfo=UTC), "mark_success_pattern": "wait_for_files"}
+    finished = run(dagbag, "event_transformation", script, tmp_path, monkeypatch, run_conf=conf, **options)
+    assert finished.state == "success"
+    assert (tmp_path / "call").read_text() == called_with
+    assert updates(finished.run_id) == ["events.user_actions"]
+
+
+def test_when_no_file_came_in_time_the_error_says_where_none_came(dagbag: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowSensorTimeout  # noqa: PLC0415
+
+    monkeypatch.delenv("LAKEHOUSE_PREFIX", raising=False)
+    dag = dagbag.dags["event_transformation"]
+    wait = copy.deepcopy(dag.get_task("wait_for_files"))
+    wait.run_date = "2026-01-30"
+    context = {"dag": dag, "params": {"date": None, "prefix": None}}
+    told = "no CSV file came to s3://user-events/year=2026/month=01/day=30/[*].csv within 5 hours"
+    with pytest.raises(AirflowSensorTimeout, match=told):
+        wait.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+    context["params"] = {"date": "2026-01-28", "prefix": "dev_"}
+    with pytest.raises(AirflowSensorTimeout, match="s3://user-events/dev_year=2026/month=01/day=28/"):
+        wait.resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "answer", "updated"),
+    [
+        ("api-load", '{"records": 3, "recovered": [], "merged_rows": 0}', ["ads.impressions"]),
+        ("api-load", '{"records": 0, "recovered": ["a run"], "merged_rows": 0}', ["ads.impressions"]),
+        ("api-load", '{"records": 0, "recovered": [], "merged_rows": 0}', []),
+        ("archive_ads", '{"archived": [{"rows": 3}], "abandoned": []}', ["ads.impressions_archive"]),
+        ("archive_ads", '{"archived": [], "abandoned": [], "due": [{"rows": 3}]}', []),
+    ],
+)
+def test_ads_that_came_or_moved_update_their_asset(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_id: str, answer: str, updated: list[str]
+) -> None:
+    finished = run(dagbag, dag_id, f"echo '{answer}'", tmp_path, monkeypatch)
+    assert finished.state == "success"
+    assert updates(finished.run_id) == updated
+
+
+def test_a_load_of_ads_asks_for_the_interval_of_its_params(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    script = (
+        f"""echo "$* $LAKEHOUSE_ADS__ACCOUNT" > {told}; echo '{{"records": 1, "recovered": [], "merged_rows": 0}}'"""
+    )
+    conf = {"from": "2023-10-23T00:00:00Z", "until": "2023-10-24T00:00:00Z", "account": "other"}
+    assert run(dagbag, "api-load", script, tmp_path, monkeypatch, run_conf=conf).state == "success"
+    assert told.read_text().split() == [
+        *("ads", "load", "--output", "json"),
+        "--from=2023-10-23T00:00:00Z",
+        "--until=2023-10-24T00:00:00Z",
+        "other",
+    ]

@@ -28,9 +28,9 @@ from lakehouse.adapters import trino
 from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.postgres import connect
 from lakehouse.cli.query import trino_cli
+from lakehouse.environment import apply
 from lakehouse.errors import ServerUnavailableError, SettingsError, TerminalError
 from lakehouse.settings import Settings, TrinoLogin, TrinoRole
-from lakehouse.tables import ALL
 from tests.shops import wait_until
 
 pytestmark = pytest.mark.integration
@@ -188,6 +188,12 @@ APPLICATION = """
 analyst   | denied  | SELECT * FROM app.public.{p}secrets
 analyst   | denied  | SHOW TABLES FROM app.public
 analyst   | denied  | CREATE TABLE app.reporting.mine (n integer)
+analyst   | allowed | SELECT * FROM app.{p}reporting.file_aggregates
+analyst   | denied  | SELECT * FROM app.{p}reporting.file_ledger
+transform | allowed | SELECT * FROM app.{p}reporting.file_aggregates
+transform | denied  | DELETE FROM app.{p}reporting.file_aggregates
+ingest    | allowed | SELECT count(*) FROM app.{p}reporting.file_ledger
+ingest    | denied  | UPDATE app.{p}reporting.file_ledger SET status = 'pending'
 ingest    | allowed | SELECT * FROM app.public.{p}secrets
 ingest    | denied  | DELETE FROM app.public.{p}secrets
 transform | allowed | SELECT * FROM app.public.{p}secrets
@@ -232,8 +238,7 @@ def house(module_environment: Settings) -> Iterator[Settings]:
     """An environment with something in every schema."""
     settings, prefix = module_environment, module_environment.prefix
     lake = Lake(settings)
-    for spec in ALL:
-        lake.apply(spec)
+    apply(settings)
     ask = asking(settings, "transform")
     for schema in ("staging", "intermediate", "build", "marts"):
         ask(f"CREATE SCHEMA lake.{prefix}{schema}")

@@ -229,6 +229,22 @@ def test_a_quarantined_row_removed_by_hand_is_lost_at_its_offset(shop: Settings,
         assert found(shop, "lost", "doubled", "replay") == [("lost", "0", 1, detail)]
 
 
+def test_a_row_that_no_ledger_counts_is_found(shop: Settings) -> None:
+    lost = ("lost", "0", 1, "offsets 4")
+    with undone(shop):
+        run(shop, f"UPDATE {name(shop)} SET kafka_topic = NULL WHERE kafka_offset = 4")
+        neither = "1 events and 0 refused are neither a message nor a record of a file, or both"
+        assert found(shop, "lost", "doubled", "origin") == [lost, ("origin", "user_actions", 1, neither)]
+    with undone(shop):  # no file was ever brought
+        record = "kafka_topic = NULL, file = 's3://user-events/a.csv', file_version = '000001-a', file_line = 2"
+        run(shop, f"UPDATE {name(shop)} SET {record} WHERE kafka_offset = 4")
+        does_not_count = "1 rows of version 000001-a, which does not count"
+        assert found(shop, "lost", "doubled", "origin") == [
+            ("doubled", "s3://user-events/a.csv", 1, does_not_count),
+            lost,
+        ]
+
+
 def test_a_table_rolled_back_by_hand_is_found_with_every_offset(shop: Settings) -> None:
     table = Lake(shop).load(USER_ACTIONS)
     chain = [snapshot.snapshot_id for snapshot in table.snapshots()]

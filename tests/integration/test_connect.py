@@ -13,9 +13,9 @@ import pytest
 
 from lakehouse import transform
 from lakehouse.adapters import spark, trino
-from lakehouse.adapters.catalog import Lake
+from lakehouse.environment import apply
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.tables import ALL
+from tests.shops import EVENT_COLUMNS
 
 pytestmark = pytest.mark.integration
 
@@ -34,9 +34,7 @@ def blocks() -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def shop(module_environment: Settings) -> Iterator[Settings]:
     """An environment with four events and their marts, published."""
-    lake = Lake(module_environment)
-    for spec in ALL:
-        lake.apply(spec)
+    apply(module_environment)
     moment = "TIMESTAMP '2026-11-18 {:02}:00:00 UTC'".format
     rows = ", ".join(
         f"({moment(number)}, DATE '2026-11-18', '{name}', 'u{number}', 'web', 'Sofa', 'SKU-1', NULL, "
@@ -44,7 +42,7 @@ def shop(module_environment: Settings) -> Iterator[Settings]:
         for number, name in enumerate(("view", "view", "view", "purchase"))
     )
     table = f"{module_environment.catalog.name}.{module_environment.prefix}events.user_actions"
-    trino.query(module_environment.trino_as("ingest"), f"INSERT INTO {table} VALUES {rows}")
+    trino.query(module_environment.trino_as("ingest"), f"INSERT INTO {table} {EVENT_COLUMNS} VALUES {rows}")
     transform.build(module_environment)
     yield module_environment
     shutil.rmtree(transform.target_directory(module_environment), ignore_errors=True)

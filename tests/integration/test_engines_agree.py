@@ -103,7 +103,18 @@ def action(row: int, **more: Any) -> dict[str, Any]:
         "kafka_timestamp": moment,
         "ingested_at": datetime(2026, 11, 20, 12, tzinfo=UTC),
         "replayed_at": cycle([None, *MOMENTS], row),
+        **of_a_file(row),
         **more,
+    }
+
+
+def of_a_file(row: int) -> dict[str, Any]:
+    return {
+        "source": cycle([None, "csv"], row),
+        "file": cycle([None, *TEXTS], row),
+        "file_version": cycle([None, *TEXTS], row // 2),
+        "file_line": cycle(LONGS, row),
+        "file_modified_at": cycle([None, *MOMENTS], row // 2),
     }
 
 
@@ -132,6 +143,7 @@ def refused(row: int) -> dict[str, Any]:
         "rule_version": 1,
         "ingested_at": moment,
         "ingested_date": moment.date(),
+        **of_a_file(row),
     }
 
 

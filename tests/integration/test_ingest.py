@@ -18,11 +18,12 @@ from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
 from lakehouse.audit import audit
+from lakehouse.environment import apply
 from lakehouse.errors import DataLossError, TerminalError
 from lakehouse.ingest import IngestResult
 from lakehouse.ledger import POSITION, TOPIC_ID, offsets_text, position
 from lakehouse.settings import Settings
-from lakehouse.tables import ALL, INGESTED, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from lakehouse.tables import INGESTED, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
 from tests.shops import bad, good, open_shop, wait_until
 
 pytestmark = pytest.mark.integration
@@ -234,8 +235,7 @@ def test_a_kill_between_the_commits_loses_and_doubles_nothing(shop: Settings) ->
 def test_a_kill_between_the_commits_on_a_topic_partition_added_later_doubles_nothing(environment: Settings) -> None:
     shop, topic = environment, environment.user_actions_topic
     kafka.create_topic(shop, topic, 1)
-    for spec in ALL:
-        Lake(shop).apply(spec)
+    apply(shop)
     send(shop, *(good(n) for n in range(10)))
     assert ingest.run(shop).position == {shop.user_actions_topic: {0: 10}}
     admin = AdminClient({"bootstrap.servers": shop.kafka.bootstrap_servers})

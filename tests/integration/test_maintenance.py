@@ -70,6 +70,7 @@ def row(spec: TableSpec, number: int, day: date) -> dict[str, Any]:
         "ingested_date": day,
         "kafka_offset": number,
         "kafka_partition": 0,
+        "file_line": number,
         "rule_version": 1,
         "kafka_headers": [{"key": "trace", "value": b"\x00"}, {"key": "none", "value": None}] if number % 2 else None,
         "raw": b"raw %d" % number,

@@ -64,7 +64,7 @@ def changed_project(tmp_path: Path) -> Path:
     for folder in ("lakehouse", "dbt", "spark", "requirements"):
         leave_out = shutil.ignore_patterns("__pycache__", "target", "logs")
         shutil.copytree(PROJECT_ROOT / folder, tmp_path / folder, ignore=leave_out)
-    insert(tmp_path / "lakehouse" / "tables.py", '        *_coordinates("Lateness', NEW_COLUMNS)
+    insert(tmp_path / "lakehouse" / "tables.py", '        *_kafka_coordinates("Lateness', NEW_COLUMNS)
     models = tmp_path / "dbt" / "models" / "staging" / "events"
     insert(models / "stg_events__user_actions_archive.sql", "    unknown_fields,", "    color,\n    price,\n")
     insert(models / "stg_events__user_actions.sql", "    'unknown_fields',", "    'color',\n    'price',\n")

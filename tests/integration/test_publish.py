@@ -17,16 +17,15 @@ from typer.testing import CliRunner
 
 from lakehouse import publish, transform
 from lakehouse.adapters import trino
-from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.marts import Marts
 from lakehouse.cli.main import app
+from lakehouse.environment import apply
 from lakehouse.errors import FenceError, LakehouseError, TerminalError
 from lakehouse.publish import Mart
 from lakehouse.settings import Settings, get_settings
-from lakehouse.tables import ALL
 from tests.faults.harness import Shop
 from tests.integration.replaying import environment_of
-from tests.shops import wait_until
+from tests.shops import EVENT_COLUMNS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -276,7 +275,7 @@ class Warehouse(Place):
             for number, (day, name) in enumerate(events)
         )
         self.offsets += len(events)
-        self.run(f"INSERT INTO {self.name('events', 'user_actions')} VALUES {rows}", "admin")
+        self.run(f"INSERT INTO {self.name('events', 'user_actions')} {EVENT_COLUMNS} VALUES {rows}", "admin")
 
     def build(self, select: str = REBUILD, **options: Any) -> transform.BuildResult:
         return transform.build(self.settings, select, **options)
@@ -293,8 +292,7 @@ class Warehouse(Place):
 
 @pytest.fixture
 def warehouse(environment: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warehouse]:
-    for spec in ALL:
-        Lake(environment).apply(spec)
+    apply(environment)
     project = tmp_path / "dbt"
     shutil.copytree(transform.PROJECT, project, ignore=shutil.ignore_patterns("target", "logs"))
     (project / "tests" / "no_forbidden_events.sql").write_text(FORBIDDEN)

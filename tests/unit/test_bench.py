@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from bench import measure, report, results
+from bench.ads import report as ads_report
 from bench.contenders.registry import ALL, OURS
 from bench.ground import count_offsets, messages
 from bench.live import Poll, delays
@@ -259,7 +260,7 @@ def test_the_document_shows_the_figures_and_does_not_hide_what_was_lost() -> Non
 
 def test_the_document_can_be_written_before_anything_was_measured() -> None:
     page = report.render({})
-    assert page.count("not measured yet") == len(results.RATIOS) + len(warehouse_report.BARS)
+    assert page.count("not measured yet") == len(results.RATIOS) + len(warehouse_report.BARS) + len(ads_report.BARS)
 
 
 def test_the_document_in_the_project_is_the_one_its_results_give() -> None:

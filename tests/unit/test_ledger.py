@@ -1,6 +1,6 @@
 """What a table knows about its topics, from properties to values and back."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -59,3 +59,17 @@ def test_the_properties_of_an_archive_say_again_what_was_put_into_them() -> None
     assert ledger.held_text(held) == '{"2026-01-31": "2026-03-09", "2026-02-01": "2026-03-08"}'
     assert ledger.restored({ledger.RESTORED: ledger.restored_text({10, 9})}) == {9, 10}
     assert ledger.restored_text({10, 9}) == "[9, 10]"
+
+
+def test_dates_that_corrections_took_rows_from_are_told_of_for_a_while() -> None:
+    first, second, at = date(2023, 11, 24), date(2023, 11, 25), datetime(2026, 11, 2, 5, tzinfo=UTC)
+    told = ledger.withdrawn_text({}, [second, first], at)
+    assert told == '{"2023-11-24": "2026-11-02T05:00:00+00:00", "2023-11-25": "2026-11-02T05:00:00+00:00"}'
+    properties = {ledger.WITHDRAWN: told}
+    assert ledger.withdrawn(properties, ledger.WITHDRAWN) == {first: at, second: at}
+    assert ledger.withdrawn(properties, ledger.WITHDRAWN_INGESTED) == {}
+    later = at + timedelta(days=29)
+    both = {ledger.WITHDRAWN: ledger.withdrawn_text({first: at, second: at}, [second], later)}
+    assert ledger.withdrawn(both, ledger.WITHDRAWN) == {first: at, second: later}
+    much_later = ledger.withdrawn_text({first: at, second: later}, [], at + timedelta(days=31))
+    assert ledger.withdrawn({ledger.WITHDRAWN: much_later}, ledger.WITHDRAWN) == {second: later}

@@ -22,12 +22,17 @@ def test_user_actions_has_the_columns_of_its_contract() -> None:
         ("product_name", pa.string(), True),
         ("sku", pa.string(), True),
         ("unknown_fields", pa.string(), False),
-        ("kafka_topic", pa.string(), True),
-        ("kafka_partition", pa.int32(), True),
-        ("kafka_offset", pa.int64(), True),
-        ("kafka_timestamp", TIME, True),
+        ("kafka_topic", pa.string(), False),
+        ("kafka_partition", pa.int32(), False),
+        ("kafka_offset", pa.int64(), False),
+        ("kafka_timestamp", TIME, False),
         ("ingested_at", TIME, True),
         ("replayed_at", TIME, False),
+        ("source", pa.string(), False),
+        ("file", pa.string(), False),
+        ("file_version", pa.string(), False),
+        ("file_line", pa.int64(), False),
+        ("file_modified_at", TIME, False),
     ]
     assert (USER_ACTIONS.partition_by, USER_ACTIONS.sort_by) == (("event_date",), ("user_id", "event_datetime"))
 
@@ -39,15 +44,20 @@ def test_quarantine_has_the_columns_of_its_contract() -> None:
         ("message", pa.string(), True),
         ("field", pa.string(), False),
         ("raw", pa.binary(), False),
-        ("kafka_topic", pa.string(), True),
-        ("kafka_partition", pa.int32(), True),
-        ("kafka_offset", pa.int64(), True),
-        ("kafka_timestamp", TIME, True),
+        ("kafka_topic", pa.string(), False),
+        ("kafka_partition", pa.int32(), False),
+        ("kafka_offset", pa.int64(), False),
+        ("kafka_timestamp", TIME, False),
         ("kafka_key", pa.binary(), False),
         ("kafka_headers", headers, False),
         ("rule_version", pa.int32(), True),
         ("ingested_at", TIME, True),
         ("ingested_date", pa.date32(), True),
+        ("source", pa.string(), False),
+        ("file", pa.string(), False),
+        ("file_version", pa.string(), False),
+        ("file_line", pa.int64(), False),
+        ("file_modified_at", TIME, False),
     ]
     assert USER_ACTIONS_QUARANTINE.partition_by == ("ingested_date",)
     assert USER_ACTIONS_QUARANTINE.sort_by == ("reason",)
@@ -68,6 +78,8 @@ def test_bounds_of_every_column_that_may_name_a_person_are_off() -> None:
         "quarantine.user_actions": {"message", "raw", "kafka_key"},
         "ops.query_history": {"query", "error_message"},
         "ops.maintenance_runs": set(),
+        "ops.csv_files": set(),
+        "ads.impressions_archive": {"user_id"},
     }
 
 

@@ -6,10 +6,19 @@ import pyarrow as pa
 import pytest
 
 from lakehouse import transforms
-from lakehouse.transforms import EVENTS_SCHEMA, QUARANTINE_SCHEMA, decode_batch, sort_rows, split_by_date
+from lakehouse.transforms import (
+    EVENTS_SCHEMA,
+    QUARANTINE_SCHEMA,
+    FileVersion,
+    decode_batch,
+    decode_records,
+    sort_rows,
+    split_by_date,
+)
 
 INGESTED_AT = datetime(2023, 10, 24, 1, 2, 3, 4, tzinfo=UTC)
 KAFKA_TIMESTAMP = datetime(2023, 10, 24, 0, 0, 0, 5000, tzinfo=UTC)
+NOT_OF_A_FILE = dict.fromkeys(("source", "file", "file_version", "file_line", "file_modified_at"))
 HEADERS = [{"key": "trace", "value": b"\x00\xff"}, {"key": "trace", "value": None}]
 
 
@@ -56,6 +65,7 @@ def test_a_good_row_and_a_bad_row_become_exactly_these_table_rows() -> None:
             "kafka_timestamp": KAFKA_TIMESTAMP,
             "ingested_at": INGESTED_AT,
             "replayed_at": None,
+            **NOT_OF_A_FILE,
         }
     ]
     assert quarantine.to_pylist() == [
@@ -73,8 +83,49 @@ def test_a_good_row_and_a_bad_row_become_exactly_these_table_rows() -> None:
             "rule_version": 1,
             "ingested_at": INGESTED_AT,
             "ingested_date": date(2023, 10, 24),
+            **NOT_OF_A_FILE,
         }
     ]
+
+
+def test_records_of_a_file_become_rows_by_the_same_rules() -> None:
+    version = FileVersion("s3://user-events/a.csv", "000012-etag", KAFKA_TIMESTAMP)
+    batch = pa.record_batch(
+        {
+            "line": pa.array([2, 3, 4, 7], pa.int64()),
+            "raw": pa.array([b"good", b"late", b"bad", b"quote"], pa.binary()),
+            "value": pa.array(
+                [value("2023-10-23T00:00:00Z"), value("2024-01-01T00:00:00Z"), value("x", user=""), None]
+            ),
+            "reason": pa.array([None, None, None, "bad_quoting"], pa.string()),
+            "problem": pa.array([None, None, None, "no end"], pa.string()),
+        }
+    )
+    events, quarantine = decode_records(batch, version, INGESTED_AT)
+    of_file = {
+        "source": "csv",
+        "file": "s3://user-events/a.csv",
+        "file_version": "000012-etag",
+        "file_modified_at": KAFKA_TIMESTAMP,
+        "ingested_at": INGESTED_AT,
+        "kafka_topic": None,
+        "kafka_partition": None,
+        "kafka_offset": None,
+        "kafka_timestamp": None,
+    }
+    (event,) = events.to_pylist()
+    assert event == event | of_file | {"file_line": 2, "user_id": "user_1", "replayed_at": None}
+    late, bad, quote = quarantine.to_pylist()
+    for row, line, raw, reason, field in [
+        (late, 3, b"late", "implausible_timestamp", "timestamp"),
+        (bad, 4, b"bad", "empty_field", "user_id"),
+        (quote, 7, b"quote", "bad_quoting", None),
+    ]:
+        told = {"file_line": line, "raw": raw, "reason": reason, "field": field, "rule_version": 1}
+        assert row == row | of_file | told | {"ingested_date": date(2023, 10, 24), "kafka_headers": None}
+    assert late["message"].endswith("is more than 1 day after the file's time")
+    assert quote["message"] == "no end"
+    assert (events.schema, quarantine.schema) == (EVENTS_SCHEMA, QUARANTINE_SCHEMA)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 {#-
     A name starts at the first event that shows it and ends at the first that shows another one. What was known of a
-    product before the first touched date holds; from that date on its names are strung together anew.
+    product before the first touched date holds; from that date on its names are strung together anew. After a correction
+    took events out, all of them are.
 -#}
 {{
     config(
@@ -9,7 +10,9 @@
         properties={'sorted_by': "ARRAY['sku', 'valid_from']"}
     )
 }}
-{%- if is_incremental() %}
+{%- set adds = is_incremental() and not has_withdrawals() %}
+{{ built_from_all() if not adds }}
+{%- if adds %}
 {%- set first_date = first_touched_date(ref('int_products__name_days')) %}
 {%- endif %}
 
@@ -22,13 +25,13 @@ with arrived_names as (
         first_ingested_at,
         last_ingested_at
     from {{ ref('int_products__name_days') }}
-    {%- if is_incremental() %}
+    {%- if adds %}
     where event_date >= {{ first_date }}
     {%- endif %}
 
 ),
 
-{% if is_incremental() -%}
+{% if adds -%}
 known as (
 
     select
@@ -46,7 +49,7 @@ known as (
 names as (
 
     select * from arrived_names
-    {%- if is_incremental() %}
+    {%- if adds %}
 
     union all
 

@@ -1,6 +1,7 @@
 {#-
     Every column is a least or a greatest value over the user's sessions, so adding sessions to what is known of the
-    user gives what all sessions give, and adding one again changes nothing: the history is not read.
+    user gives what all sessions give, and adding one again changes nothing: the history is not read. Only after a
+    correction took events out, all sessions are.
 -#}
 {{
     config(
@@ -9,6 +10,9 @@
         properties={'sorted_by': "ARRAY['user_id']"}
     )
 }}
+
+{%- set adds = is_incremental() and not has_withdrawals() %}
+{{ built_from_all() if not adds }}
 
 with arrived_sessions as (
 
@@ -21,7 +25,7 @@ with arrived_sessions as (
         last_ingested_at,
         restated_at
     from {{ ref('int_users__sessions') }}
-    {%- if is_incremental() %}
+    {%- if adds %}
     where last_ingested_at >= {{ arrival_cut() }}
     {%- endif %}
 
@@ -30,7 +34,7 @@ with arrived_sessions as (
 seen as (
 
     select * from arrived_sessions
-    {%- if is_incremental() %}
+    {%- if adds %}
 
     union all
 

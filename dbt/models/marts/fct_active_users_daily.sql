@@ -2,7 +2,7 @@
 {{
     config(
         unique_key=['event_date'],
-        meta={'rebuild_column': 'event_date'},
+        meta={'rebuild_column': 'event_date', 'withdrawn': 'lakehouse.withdrawn'},
         properties={'partitioning': "ARRAY['year(event_date)']", 'sorted_by': "ARRAY['event_date']"}
     )
 }}

@@ -1,7 +1,7 @@
 {{
     config(
         unique_key=['ingested_date', 'outcome', 'reason'],
-        meta={'rebuild_column': 'ingested_date'},
+        meta={'rebuild_column': 'ingested_date', 'withdrawn': 'lakehouse.withdrawn.ingested'},
         properties={
             'partitioning': "ARRAY['month(ingested_date)']",
             'sorted_by': "ARRAY['ingested_date', 'outcome', 'reason']"
@@ -14,7 +14,9 @@ with outcomes as (
     select *
     from {{ ref('int_messages__outcomes') }}
     {%- if is_incremental() %}
-    where ingested_at >= date_trunc('day', {{ arrival_cut() }})
+    where
+        ingested_at >= date_trunc('day', {{ arrival_cut() }})
+        or ingested_date in {{ withdrawn_dates('>= ' ~ arrival_cut(), 'lakehouse.withdrawn.ingested') }}
     {%- endif %}
 
 )

@@ -1,7 +1,7 @@
 {{
     config(
         unique_key=['event_date', 'sku'],
-        meta={'rebuild_column': 'event_date'},
+        meta={'rebuild_column': 'event_date', 'withdrawn': 'lakehouse.withdrawn'},
         properties={'partitioning': "ARRAY['month(event_date)']", 'sorted_by': "ARRAY['event_date', 'sku']"}
     )
 }}

@@ -1,6 +1,7 @@
 {#-
     A late event can make a user's first week earlier, which moves the user between cohorts: both cohorts then change in
-    every week from that one on, and in none before it. So the weeks from the first touched one on are rebuilt.
+    every week from that one on, and in none before it. So the weeks from the first touched one on are rebuilt, and after
+    a correction took events out, all of them.
 -#}
 {{
     config(
@@ -12,12 +13,14 @@
         }
     )
 }}
+{%- set adds = is_incremental() and not has_withdrawals() %}
+{{ built_from_all() if not adds }}
 
 with user_days as (
 
     select *
     from {{ ref('int_users__days') }}
-    {%- if is_incremental() %}
+    {%- if adds %}
     where event_date >= date_trunc('week', {{ first_touched_date(ref('int_users__days')) }})
     {%- endif %}
 

@@ -26,7 +26,7 @@ PLACE, ACTION, HITS = (os.environ.get("FAILPOINT") or "none:kill:0").split(":")
 FIRST, LAST = (int(hit) for hit in (HITS.split("-") * 2)[:2])
 STATE = Path(os.environ["FAILPOINT_STATE"])
 DRIVER = int(os.environ.setdefault("FAILPOINT_DRIVER", str(os.getpid())))
-COMMIT = re.compile(r"/namespaces/\w*?(events|quarantine)/tables/\w+?(_archive)?$")
+COMMIT = re.compile(r"/namespaces/\w*?(events|quarantine|ops)/tables/\w+?(_archive)?$")
 
 
 def count(name: str) -> int:
@@ -105,7 +105,7 @@ def collect(original: Any, *arguments: Any) -> Any:
 
 
 def send(original: Any, adapter: Any, request: Any, *arguments: Any) -> Any:
-    """`events-sending`, `quarantine-sending`, `archive-sending`: all but the commit is done; `…-landed`: it landed."""
+    """`events-sending` (`quarantine-`, `ops-`, `archive-`): all but the commit is done; `events-landed`: it landed."""
     commit = COMMIT.search(request.url) if request.method == "POST" else None
     name = commit and ("archive" if commit[2] else commit[1])
     if name:
@@ -142,18 +142,88 @@ def part_files(module: Any) -> None:
     wrap(module.PartFiles, "remove_manifest", passed("manifest-removed"))
 
 
+def before_and_after(place: str, done: str) -> Callable[..., Any]:
+    """A place in front of a call, and one behind it."""
+
+    def call(original: Any, *arguments: Any) -> Any:
+        hit(place)
+        answer = original(*arguments)
+        hit(done)
+        return answer
+
+    return call
+
+
+def read_file(original: Any, objects: Any, file: Any, *arguments: Any) -> Any:
+    """`reading-` and the name of the file: a worker is about to read it."""
+    hit(f"reading-{Path(file.key).name}")
+    return original(objects, file, *arguments)
+
+
+def file_store(module: Any) -> None:
+    """`files-recorded`, `files-claimed`, `files-set-aside`, `files-finishing`, `files-finished`: the transactions."""
+    wrap(module.FileStore, "record", passed("files-recorded"))
+    wrap(module.FileStore, "claim", passed("files-claimed"))
+    wrap(module.FileStore, "set_aside", passed("files-set-aside"))
+    wrap(module.FileStore, "finish", before_and_after("files-finishing", "files-finished"))
+    wrap(module.FileStore, "_replace_days", passed("files-day-written"))
+
+
 def parquet(module: Any) -> None:
     """`mid-part`: the first rows of a part's file are written, and its end is not."""
     wrap(module, "write_table", write_table)
     wrap(module.ParquetWriter, "write_table", passed("mid-part"))
 
 
+def ads_store(module: Any) -> None:
+    """`ads-merged`, `ads-removed`: done, not committed; `ads-locked`: nobody writes; `ads-committed`: each commit.
+
+    `ads-read-back`: what was read back of a batch's files is in the session.
+    """
+    wrap(module.Session, "take_back", passed("ads-read-back"))
+    wrap(module.Session, "merge_staged", passed("ads-merged"))
+    wrap(module.Session, "hold_writers", passed("ads-locked"))
+    wrap(module.Session, "remove_archived", passed("ads-removed"))
+    wrap(module.Session, "commit", passed("ads-committed"))
+
+
+def ads_backup(module: Any) -> None:
+    """`ads-part-stored`; `ads-stored`: the backup is whole, and nothing is inserted."""
+    wrap(module.Backups, "_write_part", passed("ads-part-stored"))
+    wrap(module.Backups, "save", passed("ads-stored"))
+
+
+def ads_files(module: Any) -> None:
+    """`ads-written`: the files of a batch are."""
+    wrap(module.ArchiveFiles, "write", passed("ads-written"))
+
+
+def ads_archive(module: Any) -> None:
+    """`ads-registering`, `ads-registered`: before and after the commit that registers a batch."""
+
+    def register(original: Any, *arguments: Any) -> None:
+        hit("ads-registering")
+        original(*arguments)
+        hit("ads-registered")
+
+    wrap(module.AdsArchive, "register", register)
+
+
 WATCHED: dict[str, Callable[[Any], None]] = {
     "lakehouse.ingest_task": lambda module: wrap(module.IngestTask, "__call__", call_task),
+    "lakehouse.csv_task": lambda module: wrap(module.CsvTask, "__call__", call_task),
+    "lakehouse.csv_drop": lambda module: wrap(module._Run, "_delete_from_quarantine", passed("quarantine-cleared")),
     "lakehouse.adapters.catalog": lambda module: wrap(module.Lake, "append", append),
+    "lakehouse.adapters.file_store": file_store,
+    "lakehouse.adapters.kafka": lambda module: wrap(module, "commit", passed("offsets-committed")),
+    "lakehouse.file_task": lambda module: wrap(module, "lines_of", read_file),
     "lakehouse.adapters.spark": lambda module: wrap(module, "collect", collect),
     "lakehouse.publish": lambda module: wrap(module, "_take", take_step),
     "lakehouse.archive_files": part_files,
+    "lakehouse.adapters.ads_store": ads_store,
+    "lakehouse.adapters.ads_archive": ads_archive,
+    "lakehouse.ads.backup": ads_backup,
+    "lakehouse.ads.archive_files": ads_files,
     "pyarrow.parquet": parquet,
     "requests.adapters": lambda module: wrap(module.HTTPAdapter, "send", send),
 }

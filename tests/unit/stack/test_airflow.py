@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import textwrap
@@ -33,6 +34,16 @@ def test_tasks_see_the_settings_that_differ_and_no_secret_of_ours(tmp_path: Path
             "LAKEHOUSE_AIRFLOW__URL": "http://127.0.0.1:28088",
             "LAKEHOUSE_POSTGRES__PORT": "25432",
         }
+
+
+def test_the_doorbell_listens_where_the_settings_say_and_commits_only_what_airflow_has_stored(tmp_path: Path) -> None:
+    settings = stack(tmp_path).model_copy(update={"prefix": "dev_"})
+    for server in servers(settings):
+        connection = json.loads(server.environment["AIRFLOW_CONN_LAKEHOUSE_FILE_DOORBELL"])
+        assert connection["conn_type"] == "kafka"
+        assert connection["extra"]["bootstrap.servers"] == settings.kafka.bootstrap_servers
+        assert connection["extra"]["enable.auto.commit"] is False
+        assert connection["extra"]["group.id"] == "dev_file-doorbell"
 
 
 def test_a_password_with_special_characters_reaches_the_database_whole(tmp_path: Path) -> None:

@@ -34,5 +34,6 @@ def test_an_analyst_writes_nothing_and_reads_no_user_id_unmasked() -> None:
     named = [rule for rule in RULES["tables"] if re.fullmatch(rule.get("user", ".*"), "analyst")]
     assert {privilege for rule in named for privilege in rule["privileges"]} == {"SELECT"}
     (marts,) = [rule for rule in named if rule.get("catalog") == "lake"]
+    assert [rule["table"] for rule in named if rule.get("catalog") == "app"] == ["file_aggregates"]
     assert [column["name"] for column in marts["columns"]] == ["user_id"]
     assert named[0] == {"table": r".*\$.*", "privileges": []}

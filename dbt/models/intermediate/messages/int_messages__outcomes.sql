@@ -14,6 +14,9 @@ select
     kafka_topic,
     kafka_partition,
     kafka_offset,
+    file,
+    file_version,
+    file_line,
     'published' as outcome,
     'none' as reason,
     event_date,
@@ -29,6 +32,9 @@ select
     kafka_topic,
     kafka_partition,
     kafka_offset,
+    file,
+    file_version,
+    file_line,
     'quarantined' as outcome,
     reason,
     cast(null as date) as event_date,
@@ -43,6 +49,9 @@ select
     quarantine.kafka_topic,
     quarantine.kafka_partition,
     quarantine.kafka_offset,
+    quarantine.file,
+    quarantine.file_version,
+    quarantine.file_line,
     'replayed' as outcome,
     quarantine.reason,
     events.event_date,
@@ -52,7 +61,5 @@ select
 from quarantine
 inner join events
     on
-        quarantine.kafka_topic = events.kafka_topic
-        and quarantine.kafka_partition = events.kafka_partition
-        and quarantine.kafka_offset = events.kafka_offset
+        {{ same_origin('quarantine', 'events') }}
 where events.replayed_at is not null

@@ -2,7 +2,7 @@
     config(
         materialized='incremental',
         unique_key=['event_date', 'sku', 'run_number'],
-        meta={'rebuild_column': 'event_date', 'first_build': 'in_pieces'},
+        meta={'rebuild_column': 'event_date', 'withdrawn': 'lakehouse.withdrawn', 'first_build': 'in_pieces'},
         properties={'partitioning': "ARRAY['month(event_date)']", 'sorted_by': "ARRAY['event_date', 'sku']"}
     )
 }}

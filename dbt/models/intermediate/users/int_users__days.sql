@@ -2,7 +2,7 @@
     config(
         materialized='incremental',
         unique_key=['event_date', 'user_id'],
-        meta={'rebuild_column': 'event_date', 'first_build': 'in_pieces'},
+        meta={'rebuild_column': 'event_date', 'withdrawn': 'lakehouse.withdrawn', 'first_build': 'in_pieces'},
         properties={'partitioning': "ARRAY['event_date']", 'sorted_by': "ARRAY['user_id']"}
     )
 }}

@@ -1,6 +1,6 @@
 {#-
-    Each Kafka message is in the sources once: the ingest proves it offset by offset, and a test of this model's key
-    looks again. So nothing is deduplicated here, which would make every read of some days sort the whole table.
+    Each Kafka message, and each record of a file, is in the sources once: the ingest proves it offset by offset and line
+    by line, and a test of this model's key looks again. So nothing is deduplicated here, which would make every read of some days sort the whole table.
 
     Archived events are among them, so that a date is rebuilt from all of its events when a late one comes after the
     others were archived. The live table stands first: that is what makes an event count once while it is moved.
@@ -22,6 +22,10 @@
     'kafka_timestamp',
     'ingested_at',
     'replayed_at',
+    'source',
+    'file',
+    'file_version',
+    'file_line',
 ] -%}
 
 with events as (
@@ -51,5 +55,9 @@ select
     kafka_timestamp,
     ingested_at,
     replayed_at,
+    coalesce(source, 'kafka') as source,
+    file,
+    file_version,
+    file_line,
     {{ if_late('ingested_at', 'event_date') }} as arrived_late_at
 from events

@@ -13,6 +13,10 @@ select
     kafka_offset,
     kafka_timestamp,
     ingested_at,
-    replayed_at
+    replayed_at,
+    coalesce(source, 'kafka') as source,
+    file,
+    file_version,
+    file_line
 from {{ source('events', 'user_actions_archive') }}
 where {{ is_archived() }}
