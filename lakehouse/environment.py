@@ -2,10 +2,11 @@
 
 from contextlib import suppress
 
-from lakehouse.adapters import file_store, s3
+from lakehouse.adapters import ads_store, file_store, s3
 from lakehouse.adapters.ads_archive import AdsArchive
 from lakehouse.adapters.ads_store import AdsStore
 from lakehouse.adapters.catalog import Applied
+from lakehouse.adapters.postgres import drop_schema
 from lakehouse.settings import Settings
 from lakehouse.tables import ALL
 
@@ -32,7 +33,7 @@ def drop(settings: Settings) -> None:
     """
     AdsArchive(settings).drop_environment()
     file_store.drop(settings)
-    AdsStore(settings).drop()
+    drop_schema(settings, ads_store.NAMESPACE)
     store = s3.filesystem(settings.s3)
     for folder in ("backup", "archive"):
         with suppress(FileNotFoundError):

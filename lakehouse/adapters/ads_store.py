@@ -6,8 +6,7 @@ is PostgreSQL's cursor without the round trips.
 
 import io
 import itertools
-import json
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -24,6 +23,7 @@ from lakehouse.errors import TerminalError, TransientError
 from lakehouse.settings import Settings
 from lakehouse.tables import IMPRESSIONS_ARCHIVE
 
+NAMESPACE: Final = "ads"
 SCHEMA: Final = IMPRESSIONS_ARCHIVE.arrow_schema
 KEY: Final = ("shown_date", "impression_id")
 
@@ -84,7 +84,7 @@ CREATE TABLE IF NOT EXISTS {schema}.archive_batches (
     is_merge boolean NOT NULL,
     rows bigint,
     content_sha256 text,
-    files jsonb NOT NULL DEFAULT '[]',
+    paths text[] NOT NULL DEFAULT '{{}}',
     removed_rows bigint,
     begun_at timestamptz NOT NULL,
     ended_at timestamptz
@@ -137,7 +137,7 @@ class Batch:
         is_merge: the date was in the archive before, and this takes the place of what was there.
         rows: in its files; None until they are written, as the next.
         content_sha256: of its files, one after the other; see `lakehouse.ads.archive_files.ContentDigest`.
-        files: each as a JSON object with its `path`; empty until they are written.
+        paths: of its files, in the order in which they were written; empty until they are.
         removed_rows: of the live table.
     """
 
@@ -148,15 +148,10 @@ class Batch:
     is_merge: bool
     rows: int | None
     content_sha256: str | None
-    files: tuple[Mapping[str, Any], ...]
+    paths: list[str]
     removed_rows: int | None
     begun_at: datetime
     ended_at: datetime | None
-
-    @property
-    def paths(self) -> list[str]:
-        """Its files, in the order in which they were written."""
-        return [str(file["path"]) for file in self.files]
 
 
 class AdsStore:
@@ -168,11 +163,11 @@ class AdsStore:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._schema = sql.Identifier(f"{settings.prefix}ads")
+        self._schema = sql.Identifier(f"{settings.prefix}{NAMESPACE}")
 
     def apply(self) -> list[Applied]:
         """Create the tables that are not there; idempotent."""
-        name = f"{self._settings.prefix}ads"
+        name = f"{self._settings.prefix}{NAMESPACE}"
         with connect(self._settings) as connection:
             # Two at once would both find it missing.
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{name} apply"])
@@ -183,21 +178,10 @@ class AdsStore:
                 connection.execute(sql.SQL(_DDL).format(schema=self._schema))
         return [Applied(f"{name}.{table}", "unchanged" if table in there else "created") for table in _TABLES]
 
-    def drop(self) -> None:
-        """Drop the schema with its data.
-
-        Raises:
-            TerminalError: the settings have no prefix, so that would be the real one.
-        """
-        if not self._settings.prefix:
-            raise TerminalError("only an environment with a prefix can be dropped whole")
-        with connect(self._settings) as connection:
-            connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(self._schema))
-
     @contextmanager
     def session(self) -> Generator["Session"]:
         """Open a connection that commits where it is told to."""
-        name = f"{self._settings.prefix}ads"
+        name = f"{self._settings.prefix}{NAMESPACE}"
         try:
             with connect(self._settings) as connection:
                 connection.execute("SET TIME ZONE 'UTC'")
@@ -341,18 +325,10 @@ class Session:
 
     # What an archiving does.
 
-    def live_rows(self) -> dict[date, int]:
-        """Count the live rows of each date, the oldest first."""
-        return dict(self._rows("SELECT shown_date, count(*) FROM {schema}.impressions GROUP BY 1 ORDER BY 1"))
-
-    def live_rows_before(self, day: date) -> dict[date, int]:
+    def live_rows(self, before: date = date.max) -> dict[date, int]:
         """Count the live rows of each date before this one, the oldest first."""
-        return dict(
-            self._rows(
-                "SELECT shown_date, count(*) FROM {schema}.impressions WHERE shown_date < %s GROUP BY 1 ORDER BY 1",
-                [day],
-            )
-        )
+        query = "SELECT shown_date, count(*) FROM {schema}.impressions WHERE shown_date < %s GROUP BY 1 ORDER BY 1"
+        return dict(self._rows(query, [before]))
 
     def batches(self, states: Sequence[BatchState] | None = None) -> list[Batch]:
         """List the batches, in the order in which they were begun.
@@ -367,8 +343,7 @@ class Session:
             [None, None] if states is None else [list(states)] * 2,
             columns=_names(columns),
         )
-        batches: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in found]
-        return [Batch(files=tuple(batch.pop("files")), **batch) for batch in batches]
+        return [Batch(**dict(zip(columns, row, strict=True))) for row in found]
 
     def begin_batch(self, run_id: str, day: date, *, is_merge: bool, now: datetime) -> int:
         """Say that a batch is being written; returns its number."""
@@ -500,8 +475,6 @@ class Session:
             TransientError: it has another one, so another run is at work.
         """
         sets = {"state": state} | values
-        if "files" in sets:
-            sets["files"] = json.dumps(sets["files"], default=str)
         changed = self._run(
             "UPDATE {schema}.archive_batches SET {sets} WHERE batch_id = %s AND state = %s",
             [*sets.values(), number, expected],

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import requests
+import tenacity
 from pyarrow import fs, parquet
 from pyiceberg.catalog.rest import Endpoints, IdentifierKind, RestCatalog
 from pyiceberg.catalog.rest.auth import AuthManager
@@ -22,6 +23,7 @@ from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
     NamespaceAlreadyExistsError,
+    NamespaceNotEmptyError,
     NoSuchNamespaceError,
     NoSuchTableError,
     NoSuchViewError,
@@ -52,6 +54,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.sorting import NullOrder, SortField, SortOrder
 from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import IdentityTransform
+from pyiceberg.typedef import Identifier
 from pyiceberg.types import IcebergType, NestedField
 from pyiceberg.view import View
 from pyiceberg.view.metadata import ViewVersion
@@ -76,6 +79,7 @@ from lakehouse.transforms import split_by_date
 _COMMIT_ATTEMPTS = 8
 _FIRST_WAIT_SECONDS = 0.2
 """Doubles with each attempt: about 25 seconds in all, longer than a supervised catalog takes to come back."""
+_DROP_SECONDS = 60
 _ANSWER_SECONDS = (10, 60)
 """How long to wait for a connection to the catalog, and then for its next byte."""
 _RECONNECT_SECONDS = 600
@@ -215,11 +219,7 @@ class Lake:
         with self._errors():
             for namespace in self._catalog.list_namespaces():
                 if namespace[0].startswith(self._prefix):
-                    for view in self._catalog.list_views(namespace):
-                        self._catalog.drop_view(view)
-                    for table in self._catalog.list_tables(namespace):
-                        self._catalog.purge_table(table)
-                    self._catalog.drop_namespace(namespace)
+                    self._drop_namespace(namespace)
         store = s3.filesystem(self._settings.s3)
         with suppress(FileNotFoundError):
             for found in store.get_file_info(fs.FileSelector(self._settings.s3.user_events_bucket)):
@@ -228,6 +228,20 @@ class Lake:
         for folder in ("events", "manifests"):
             with suppress(FileNotFoundError):
                 store.delete_dir(f"{self._settings.s3.archive_bucket}/{self._prefix}{folder}")
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type((NamespaceNotEmptyError, NoSuchTableError, NoSuchViewError)),
+        wait=tenacity.wait_fixed(1),
+        stop=tenacity.stop_after_delay(_DROP_SECONDS),
+        reraise=True,
+    )
+    def _drop_namespace(self, namespace: Identifier) -> None:
+        # Who still writes there, such as a build under way, may add or take a table between the list and the end.
+        for view in self._catalog.list_views(namespace):
+            self._catalog.drop_view(view)
+        for table in self._catalog.list_tables(namespace):
+            self._catalog.purge_table(table)
+        self._catalog.drop_namespace(namespace)
 
     def write_view(
         self, namespace: str, name: str, schema: Schema, text: str, properties: Mapping[str, str]

@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 
 from lakehouse.adapters.catalog import Applied
 from lakehouse.adapters.objects import Objects
-from lakehouse.adapters.postgres import Connection, connect
+from lakehouse.adapters.postgres import Connection, connect, drop_schema
 from lakehouse.errors import TerminalError, TransientError
 from lakehouse.file_contract import RULE_VERSION, FileReason, FileVersion, Notification, Refusal
 from lakehouse.file_ledger import (
@@ -247,15 +247,8 @@ def apply(settings: Settings) -> list[Applied]:
 
 
 def drop(settings: Settings) -> None:
-    """Drop the tables of a prefixed environment and its files in the bucket.
-
-    Raises:
-        TerminalError: the settings have no prefix, so that would be everything.
-    """
-    if not settings.prefix:
-        raise TerminalError("only an environment with a prefix can be dropped whole")
-    with connect(settings) as connection:
-        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(FileStore(settings).schema))
+    """Drop the tables of a prefixed environment and its files in the bucket, as `postgres.drop_schema`."""
+    drop_schema(settings, SCHEMA)
     Objects(settings.s3).delete_all(settings.s3.file_drop_bucket, settings.prefix)
 
 

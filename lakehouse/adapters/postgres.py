@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import sql
 
-from lakehouse.errors import ServerUnavailableError
+from lakehouse.errors import ServerUnavailableError, TerminalError
 from lakehouse.settings import Settings
 
 SUPERUSER = "postgres"
@@ -45,6 +45,24 @@ def connect(
         raise ServerUnavailableError(
             f"PostgreSQL at {where} did not answer ({error}): see `lakehouse stack status`"
         ) from error
+
+
+def drop_schema(settings: Settings, name: str) -> None:
+    """Drop a schema of a prefixed environment with its data, if it is there.
+
+    Args:
+        settings: of the environment.
+        name: of the schema, without the environment's prefix.
+
+    Raises:
+        ServerUnavailableError: the server did not answer or ended the session.
+        TerminalError: the settings have no prefix, so that would be the real one.
+    """
+    if not settings.prefix:
+        raise TerminalError("only an environment with a prefix can be dropped whole")
+    with connect(settings) as connection:
+        schema = sql.Identifier(f"{settings.prefix}{name}")
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
 
 
 def create_role_and_databases(settings: Settings, databases: Iterable[str]) -> None:

@@ -209,7 +209,7 @@ class _Archiver:
     def due(self, kept_from: date) -> tuple[Due, ...]:
         """What there is to archive now."""
         boundary = self.lake.boundary()
-        live = self._session.live_rows_before(max(boundary, kept_from))
+        live = self._session.live_rows(max(boundary, kept_from))
         self._session.commit()
         return plan(live, boundary, kept_from)
 
@@ -287,9 +287,8 @@ class _Archiver:
                 f"{'the same' if written.hexdigest() == read_back.hexdigest() else 'another'} content were read back: "
                 "nothing left the live table; look after the object store, then run again"
             )
-        files = [{"path": path} for path in paths]
         self._session.set_batch(
-            number, "written", "writing", rows=written.rows, content_sha256=written.hexdigest(), files=files
+            number, "written", "writing", rows=written.rows, content_sha256=written.hexdigest(), paths=paths
         )
         self._session.commit()
         return paths, written.rows

@@ -219,7 +219,7 @@ def _take_turn(session: Session) -> None:
 def _merge(settings: Settings, session: Session, now: datetime) -> int:
     """Merge what came for archived dates into the archive; left to an archiving that is at work."""
     before = AdsArchive(settings).boundary()
-    late = session.live_rows_before(before)
+    late = session.live_rows(before)
     session.commit()
     return archive.merge_late(settings, now) if late else 0
 

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from pydantic import SecretStr
+from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.table import Table
 
 from lakehouse.adapters import catalog, s3
@@ -351,6 +352,22 @@ def test_a_table_without_a_promoted_column_is_written_to_all_the_same(lake: Lake
 def test_only_an_environment_with_a_prefix_can_be_dropped_whole(environment: Settings) -> None:
     with pytest.raises(TerminalError, match="prefix"):
         Lake(environment.model_copy(update={"prefix": ""})).drop_environment()
+
+
+def test_an_environment_in_which_somebody_still_makes_tables_can_be_dropped(environment: Settings, lake: Lake) -> None:
+    begun = threading.Event()
+
+    def make_tables() -> None:
+        for number in range(20):
+            with suppress(NoSuchNamespaceError):  # dropped between its making and the table's
+                Lake(environment).apply(replace(SPEC, name=f"numbers_{number}"))
+            begun.set()
+
+    with ThreadPoolExecutor() as pool:
+        making = pool.submit(make_tables)
+        assert begun.wait(60)
+        lake.drop_environment()
+        making.result()
 
 
 # Commits

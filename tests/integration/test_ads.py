@@ -11,10 +11,11 @@ import pytest
 from pyarrow import compute as pc
 from pyarrow import fs, parquet
 
-from lakehouse.adapters import s3, trino
+from lakehouse.adapters import ads_store, s3, trino
 from lakehouse.adapters.ads_api import AdApi
 from lakehouse.adapters.ads_archive import AdsArchive
-from lakehouse.adapters.ads_store import AdsStore, Session
+from lakehouse.adapters.ads_store import Session
+from lakehouse.adapters.postgres import drop_schema
 from lakehouse.ads import archive, load
 from lakehouse.ads.audit import audit
 from lakehouse.ads.backup import Backups
@@ -126,7 +127,7 @@ def test_an_interval_that_somebody_asked_for_does_not_move_where_the_next_load_b
     result = load.run(filled.settings, now=NOW)
     assert (result.interval.start, result.interval.end) == (NOW - timedelta(days=1), NOW)
     load.run(filled.settings, NOW, NOW + timedelta(hours=9), now=NOW + timedelta(hours=2))
-    AdsStore(filled.settings).drop()
+    drop_schema(filled.settings, ads_store.NAMESPACE)
     apply(filled.settings)
     load.restore(filled.settings)  # the backups remember what was asked for
     result = load.run(filled.settings, now=NOW + timedelta(hours=3))
@@ -186,7 +187,7 @@ def test_the_table_is_rebuilt_from_the_backups_alone(filled: AdShop) -> None:
         filled.rows("SELECT impression_id, cost_micros FROM {schema}.impressions ORDER BY 1"),
         filled.shown(),
     )
-    AdsStore(filled.settings).drop()
+    drop_schema(filled.settings, ads_store.NAMESPACE)
     apply(filled.settings)
     filled.api.has(filled.settings.ads.account, faults={"fail_every": 1})
     result = load.restore(filled.settings)
