@@ -8,7 +8,7 @@ UV := .venv/tools/bin/uv
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv start stop status demo week test test-unit test-integration test-faults bench bench-dbt bench-ads check format reference docs lock clean clean-venv
+.PHONY: help venv start stop status demo week test test-unit test-integration test-faults test-observe bench bench-dbt bench-ads check format reference dashboards docs lock clean clean-venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,8 @@ lock: $(UV) ## resolve the dependencies anew and write the lock files
 
 # `make start` installs the servers that are missing, starts all of them in order, Airflow and the ad API included, and
 # returns when each is healthy, with addresses and logins. Run it again at any time: it starts what does not run.
-start: venv ## start the servers (PROFILE=core leaves Airflow out)
+# PROFILE=observe adds what watches over them: the exporter, Prometheus and Alertmanager.
+start: venv ## start the servers (PROFILE=core leaves Airflow out, PROFILE=observe adds Prometheus and alerts)
 	@$(LAKEHOUSE) stack up --profile $(PROFILE)
 
 stop: venv ## stop every server that `make start` started
@@ -80,6 +81,10 @@ format: venv ## format the code
 reference: venv ## write the generated pages of docs/: commands, settings, tables
 	@$(BIN)/python -m lakehouse.cli.reference
 
+# Their thresholds come from the alert rules: run it when those change, too. A test holds the files to this.
+dashboards: venv ## write the Grafana dashboards of compose/grafana/ from their code
+	@$(BIN)/python -m compose.grafana.build
+
 # `make test` runs all tests but most of the crash matrix, on the real servers: a stack that runs is used and left
 # running, else it starts one and stops it at the end. `make test-unit` needs no server.
 test: venv ## every test; starts the servers it needs and stops what it started
@@ -89,10 +94,15 @@ test-unit: venv ## the tests that need no server
 	$(BIN)/pytest -m "not integration"
 
 test-integration: venv ## the tests on the real servers
-	$(BIN)/pytest -m "integration and not faults"
+	$(BIN)/pytest -m "integration and not faults and not observe"
 
 test-faults: venv ## the rest of the crash matrix, real kills, restarts and broken connections, and what else takes long; an hour
 	$(BIN)/pytest -m faults
+
+# It starts a stack of its own with Prometheus and Alertmanager, stops servers, plants a gap, sends bad events, and waits
+# until each alert arrives and ends.
+test-observe: venv ## the live alerts and dashboards, on a stack that is broken on purpose; about six minutes
+	$(BIN)/pytest -m observe
 
 ## ---- measure
 

@@ -34,6 +34,9 @@ PREFIX: Final = "prefix"
 PREFIXES: Final = "prefixes"
 """What an asset's event tells: the environments in which something is new."""
 
+RUN: Final = "LAKEHOUSE_RUN"
+"""The setting that tells a command, and all it starts, for which run and task; so the control API finds them."""
+
 ERROR_MARK: Final = "error:"
 """What the line of standard error begins with that says why a command failed."""
 
@@ -196,7 +199,9 @@ class LakehouseCommand(BaseOperator):
 
     def _work(self, context: Context, prefix: str) -> dict[str, Any] | None:
         """Run the command in an environment and return its result."""
+        task = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
         line, settings = [self.program, *self.arguments], dict(_connected())
+        settings[RUN] = f"{task.dag_id}/{task.run_id}/{task.task_id}"
         for name, target in self.options.items():
             value = prefix if name == PREFIX else self._value(context, name)
             if target.startswith("-"):

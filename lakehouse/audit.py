@@ -13,7 +13,7 @@ Trino counts in one pass over the coordinates in all tables; offsets are listed 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from lakehouse import audit_files, ledger
 from lakehouse.adapters import kafka, trino
@@ -30,6 +30,8 @@ _ATTEMPTS = 3
 MOST_LISTED = 20
 """How many offset ranges a gap lists at most."""
 
+Ledger = Literal["kafka", "csv", "aggregate"]
+LEDGERS: tuple[Ledger, ...] = get_args(Ledger)
 Kind = Literal["lost", "doubled", "position", "replay", "origin", "kafka", "file", "aggregate"]
 
 
@@ -44,12 +46,14 @@ class Gap:
         where: topic and topic partition, table, or day.
         rows: by how many rows it is off; 0 where that has no meaning.
         detail: the exact offsets, or both figures.
+        ledger: of the messages, of the dropped CSV files, or of what was built from both.
     """
 
     kind: Kind
     where: str
     rows: int
     detail: str
+    ledger: Ledger = "kafka"
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +451,7 @@ class _Tables:
             f"FROM {_name(self._settings, USER_ACTIONS_QUARANTINE)}{_as_of(known.quarantine_id)}"
         )
         counted = audit_files.count(self._settings, held)
-        gaps = [Gap(*gap) for gap in audit_files.amiss(known, counted)]
+        gaps = [Gap(*gap, ledger="csv") for gap in audit_files.amiss(known, counted)]
         lines = {
             one.file: audit_files.lines_amiss(self._settings, held, one)
             for one in known.current.values()
@@ -510,6 +514,7 @@ class _Tables:
                 f"fct_events_daily {day}",
                 abs(counted - due),
                 f"counts {counted} events, {due} are published",
+                "aggregate",
             )
             for day, counted, due, _, built_at in days
             if counted != due and not (day in withdrawn and withdrawn[day] > built_at)

@@ -8,6 +8,7 @@ What goes wrong with *data* is not here: a bad message becomes a row in quaranti
     │   └── SparkEndedError          Spark's own process died under us: start the program again
     ├── TerminalError                exit 1: a retry gives the same answer, so a person has to act
     │   ├── SettingsError            a setting is missing or wrong
+    │   ├── NotMadeError             a table or topic is not there yet, and says what makes it
     │   ├── StackError               the local stack can't start, and says why
     │   ├── FenceError               another run moved what this one started from
     │   └── DataLossError            Kafka no longer has offsets that the table still needs
@@ -46,6 +47,10 @@ class TerminalError(LakehouseError):
 
 class SettingsError(TerminalError):
     """A setting is missing or does not fit its type."""
+
+
+class NotMadeError(TerminalError):
+    """A table or topic is not there; the message says which command makes it."""
 
 
 class StackError(TerminalError):

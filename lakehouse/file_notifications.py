@@ -28,7 +28,8 @@ from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812 - as everywhere
 
 from lakehouse.adapters import kafka, spark
-from lakehouse.adapters.file_store import Aggregate, FileStore, Gap, Verdict
+from lakehouse.adapters.file_store import Aggregate, FileStore, Verdict
+from lakehouse.audit_notifications import group, next_offsets
 from lakehouse.errors import (
     DataLossError,
     LakehouseError,
@@ -43,7 +44,6 @@ from lakehouse.file_task import FINDINGS_DDL, LINES_DDL, CheckTask, LinesTask, p
 from lakehouse.plans import OffsetRange
 from lakehouse.settings import Settings
 
-GROUP: Final = "file-notifications"
 PARTITION_BYTES: Final = 64 << 20
 """Bytes of files for each partition that Spark sorts; what does not fit into memory lies on disk meanwhile."""
 MOST_PARTITIONS: Final = 2000
@@ -80,31 +80,6 @@ class FilesResult:
     lines: int = 0
     lost_notifications: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class FilesAudit:
-    """What `lakehouse files audit` found.
-
-    Attributes:
-        gaps: what does not add up; none, when nothing is lost or doubled.
-        waiting: messages that Kafka holds and no run has read.
-        counts: files by status, and messages that were refused.
-    """
-
-    gaps: tuple[Gap, ...]
-    waiting: int
-    counts: Mapping[str, int]
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything adds up."""
-        return not self.gaps
-
-
-def group(settings: Settings) -> str:
-    """The consumer group of an environment."""
-    return f"{settings.prefix}{GROUP}"
 
 
 def run(settings: Settings, progress: Progress | None = None) -> FilesResult:
@@ -148,40 +123,12 @@ def judge_again(settings: Settings) -> FilesResult:
     return FilesResult(**asdict(recorded))
 
 
-def audit(settings: Settings) -> FilesAudit:
-    """Prove that every message that was read is in PostgreSQL, and that the aggregates are those of the ledger.
-
-    Raises:
-        TransientError: a server did not answer.
-        TerminalError: the topic or the tables are missing.
-    """
-    store = FileStore(settings)
-    topic = settings.file_notifications_topic
-    # First how far the group is: what it passes while this looks is in PostgreSQL before.
-    reached = kafka.committed(settings, topic, group(settings))
-    available, topic_id = kafka.offsets(settings, topic), kafka.topic_id(settings, topic)
-    positions = _positions(store, topic_id, reached, available)
-    gaps = store.gaps()
-    waiting = 0
-    for partition, (start, end) in available.items():
-        position = positions[partition]
-        waiting += max(0, end - max(position, start))
-        absent = store.unrecorded(topic_id, start, min(position, end), partition)
-        ranges = [OffsetRange(partition, offset, offset + 1) for offset in absent]
-        # An offset without a message, such as the mark of a transaction, has no row and needs none.
-        found = sum(batch.num_rows for batch in kafka.read_ranges(settings.kafka, topic, ranges)) if ranges else 0
-        if found:
-            where = f"{topic}/{partition} from offset {absent[0]}"
-            gaps.append(Gap("unrecorded messages", where, found, "the group has passed them and no row has them"))
-    return FilesAudit(tuple(gaps), waiting, store.counts())
-
-
 def _drain(settings: Settings, store: FileStore) -> tuple[FilesResult, list[str]]:
     """Write what the topic holds now into the store; returns what became of it, and the ranges that are lost."""
     topic, members = settings.file_notifications_topic, group(settings)
     available, topic_id = kafka.offsets(settings, topic), kafka.topic_id(settings, topic)
     reached = kafka.committed(settings, topic, members)
-    position = _positions(store, topic_id, reached, available)
+    position = next_offsets(store, topic_id, reached, available)
     lost = [
         OffsetRange(partition, position[partition], start)
         for partition, (start, _) in available.items()
@@ -211,23 +158,6 @@ def _drain(settings: Settings, store: FileStore) -> tuple[FilesResult, list[str]
     if ends:
         kafka.commit(settings, topic, members, ends)
     return result, [f"{topic}/{p.topic_partition} offsets {p.start_offset} to {p.end_offset - 1}" for p in lost]
-
-
-def _positions(
-    store: FileStore, topic_id: str, reached: Mapping[int, int], available: Mapping[int, tuple[int, int]]
-) -> dict[int, int]:
-    """Where to go on in each partition: at what the group committed, unless that was in an older topic of this name.
-
-    Kafka forgets a group's offsets with the topic, but not at once. Offsets that were read of this very topic are in
-    the store under its id; to read one again changes nothing.
-    """
-    known = store.partitions(topic_id)
-    positions: dict[int, int] = {}
-    for partition, (start, end) in available.items():
-        offset = reached.get(partition, start)
-        is_stale = offset > end or (offset > start and partition not in known)
-        positions[partition] = start if is_stale else offset
-    return positions
 
 
 def _judge(settings: Settings, topic_id: str, batch: pa.RecordBatch) -> list[Drained]:

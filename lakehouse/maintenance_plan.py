@@ -237,6 +237,8 @@ class Health:
         problems: what a daily run should have mended, each in words; none when the table is healthy.
         notes: what waits, and for what; no problem.
         small_file_debt: files that compaction would save, in open partitions too.
+        due_files: files that the next run of maintenance would save.
+        overdue_files: files that a run of the last day should have saved.
     """
 
     table: str
@@ -245,6 +247,8 @@ class Health:
     files: int
     ideal_files: int
     small_file_debt: int
+    due_files: int
+    overdue_files: int
     delete_files: int
     snapshots: int
     manifests: int
@@ -325,9 +329,9 @@ def health(state: TableState, policy: Policy, now: datetime, *, statement_bytes:
         snapshot_days=policy.snapshot_days + 1,
         orphan_hours=policy.orphan_hours + 24,
     )
-    due = plan(state, lenient, now, statement_bytes=statement_bytes, lenient_commits=COMMITS_A_DAY)
+    overdue = plan(state, lenient, now, statement_bytes=statement_bytes, lenient_commits=COMMITS_A_DAY)
     problems: dict[tuple[str, str], str] = {}
-    for action in due:
+    for action in overdue:
         if not isinstance(action, Analyze):
             problems.setdefault((action.kind, getattr(action, "partition", "")), action.reason)
     ideal = sum(partition.ideal_files(policy) for partition in state.partitions)
@@ -339,12 +343,18 @@ def health(state: TableState, policy: Policy, now: datetime, *, statement_bytes:
         files=state.files,
         ideal_files=ideal,
         small_file_debt=state.files - ideal,
+        due_files=_saved(plan(state, policy, now, statement_bytes=statement_bytes)),
+        overdue_files=_saved(overdue),
         delete_files=state.delete_files,
         snapshots=len(state.snapshots),
         manifests=state.manifests,
         live_bytes=state.live_bytes,
         orphan_bytes=sum(each.size_bytes for each in old),
     )
+
+
+def _saved(actions: Sequence[Action]) -> int:
+    return sum(action.files - 1 for action in actions if isinstance(action, Compact))
 
 
 def is_open(partition: PartitionState, policy: Policy, now: datetime) -> bool:

@@ -10,9 +10,9 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSettingError
 
@@ -20,6 +20,15 @@ from lakehouse.errors import SettingsError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NO_SECRET = SecretStr("")
+STANDARD_OUTPUT: Final = Path("-")
+
+
+def _absolute(path: Path) -> Path:
+    return path if path == STANDARD_OUTPUT else path.expanduser().absolute()
+
+
+Place = Annotated[Path, AfterValidator(_absolute)]
+"""A path that means the same place in every process, wherever that one runs."""
 
 
 class KafkaSettings(BaseModel):
@@ -131,6 +140,44 @@ class AirflowSettings(BaseModel):
     password: SecretStr = Field(SecretStr("airflow"), description="Password of that user.")
 
 
+class ApiSettings(BaseModel):
+    """The DAG control API; who may call it stands in a file of its own, which `lakehouse api keys` writes."""
+
+    url: str = Field("http://127.0.0.1:18086", description="Address that it listens at.")
+    jwt_secret: SecretStr = Field(
+        NO_SECRET, description="Secret that tokens are signed with, of 32 bytes or more; unset: it takes keys only."
+    )
+    callers_file: Place | None = Field(
+        None, description="File of its callers; unset: `api-callers.json` in `LAKEHOUSE_HOME`."
+    )
+    audit_file: Place | None = Field(
+        None,
+        description="File of who did what to which run, as lines of JSON; `-` is standard output; unset: "
+        "`logs/api-audit.jsonl` in `LAKEHOUSE_HOME`.",
+    )
+    audit_file_bytes: int = Field(10 << 20, gt=0, description="Size at which that file is closed for a new one.")
+    audit_files: int = Field(20, gt=0, description="How many of the closed ones are kept.")
+    requests_per_minute: int = Field(120, gt=0, description="Requests that one caller may send in any minute.")
+    refused_logins_per_minute: int = Field(
+        10, gt=0, description="Refused logins in any minute from one address, after which 429 answers the next ones."
+    )
+    request_timeout_seconds: float = Field(
+        15, gt=0, description="How long a request may take, stopping a run aside: to arrive, and then to be answered."
+    )
+    stop_seconds: float = Field(60, gt=0, description="How long stopping a run waits at most until all of it is gone.")
+    drain_seconds: float = Field(
+        2, ge=0, description="How long it still answers after SIGTERM, not ready any more, before it ends."
+    )
+    spark_masters: str = Field(
+        "", description="Spark masters that callers may name beside `local[…]`, separated by commas."
+    )
+    spark_master_page: str = Field(
+        "",
+        description="Address of the standalone Spark master's own pages, asked whether a stopped run's application "
+        "is gone; unset: nobody is asked.",
+    )
+
+
 class SparkSettings(BaseModel):
     """How Spark runs the ingest tasks."""
 
@@ -146,7 +193,7 @@ class SparkSettings(BaseModel):
         description="Jars Spark needs, at this path for driver and executors; unset: those of the local stack, if any, "
         "else the image has them among Spark's own.",
     )
-    java_home: Path | None = Field(None, description="Java for the driver; unset: that of the local stack, if any.")
+    java_home: Place | None = Field(None, description="Java for the driver; unset: that of the local stack, if any.")
     aot_cache: Path | None = Field(
         None,
         description="Java's ahead-of-time cache of the driver, which halves the work of a start; "
@@ -202,6 +249,84 @@ class MaintenanceSettings(BaseModel):
     )
 
 
+class ExporterSettings(BaseModel):
+    """The health exporter; it only reads, so the accounts it is given need no right to write."""
+
+    url: str = Field("http://127.0.0.1:18090", description="Address that it listens at.")
+    timeout_seconds: float = Field(
+        10, gt=0, description="How long a look may take at all else than ledgers, small files and buckets."
+    )
+    refresh_seconds: float = Field(15, gt=0, description="Time between two looks at Kafka and at each server.")
+    tables_seconds: float = Field(
+        60, gt=0, description="Time between two looks at tables, rows, marts, DAGs and archives."
+    )
+    audit_seconds: float = Field(
+        300,
+        gt=0,
+        description="Time between two audits of a ledger, and two counts of small files; nine times what the last one "
+        "took, if that is more.",
+    )
+    listing_seconds: float = Field(900, gt=0, description="Time between two listings of the buckets.")
+    audit_timeout_seconds: float = Field(
+        3600, gt=0, description="How long an audit of a ledger, a count of small files or a listing may take."
+    )
+    freshness_target_seconds: float = Field(
+        60,
+        gt=0,
+        description="How long an event may wait for its table, as alerts see it; 600 where only the DAG ingests.",
+    )
+    build_target_seconds: float = Field(
+        7200, gt=0, description="How long a row may wait for what is built or collected by the hour, such as a mart."
+    )
+
+
+class PrometheusSettings(BaseModel):
+    """Prometheus of the local stack."""
+
+    url: str = Field("http://127.0.0.1:18091", description="Address that it listens at.")
+    scrape_seconds: int = Field(
+        15, gt=0, description="How often it asks for numbers and looks at its rules, in seconds."
+    )
+    rules_directory: Place | None = Field(
+        None, description="Directory with the rules, `*.yml`; unset: `compose/prometheus/rules`."
+    )
+    kept_days: int = Field(15, gt=0, description="How long numbers are kept, in days.")
+
+
+class AlertmanagerSettings(BaseModel):
+    """Alertmanager of the local stack, and whom it tells; a channel without settings is left out."""
+
+    url: str = Field("http://127.0.0.1:18092", description="Address that it listens at, which messages link to.")
+    runbooks_url: str = Field(
+        "",
+        description="Address under which people read this project's files, put before `docs/runbooks.md`; "
+        "unset: the clone on this machine.",
+    )
+    group_wait_seconds: int = Field(30, gt=0, description="How long a new group of alerts waits for more, in seconds.")
+    group_interval_seconds: int = Field(
+        300, gt=0, description="How long a group waits until it tells what changed, in seconds."
+    )
+    email_to: str = Field("", description="Who gets mail, separated by commas.")
+    email_from: str = Field("", description="Sender of the mail.")
+    email_smarthost: str = Field("", description="Mail server, `host:port`.")
+    email_user: str = Field("", description="User at the mail server; unset: no login.")
+    email_password: SecretStr = Field(NO_SECRET, description="Password of that user.")
+    email_require_tls: bool = Field(True, description="Send mail only over a connection that is encrypted.")
+    slack_webhook: SecretStr = Field(NO_SECRET, description="Address of the Slack webhook.")
+    pagerduty_routing_key: SecretStr = Field(NO_SECRET, description="Integration key of PagerDuty's Events API v2.")
+    pagerduty_url: str = Field(
+        "https://events.pagerduty.com/v2/enqueue",
+        description="PagerDuty's Events API; accounts in Europe have another.",
+    )
+
+    @model_validator(mode="after")
+    def _mail_is_whole(self) -> Self:
+        mail = (self.email_to, self.email_from, self.email_smarthost)
+        if any(mail) and not all(mail):
+            raise ValueError("email_to, email_from and email_smarthost go together: set all of them, or none")
+        return self
+
+
 class StackSettings(BaseModel):
     """Secrets of the servers on one machine; generated, used by `lakehouse stack` alone."""
 
@@ -224,13 +349,13 @@ class Settings(BaseSettings):
         env_prefix="LAKEHOUSE_", env_nested_delimiter="__", extra="ignore", hide_input_in_errors=True
     )
 
-    home: Path = Field(PROJECT_ROOT / ".lakehouse", description="State of the local stack: data, logs, credentials.")
-    cache: Path = Field(
+    home: Place = Field(PROJECT_ROOT / ".lakehouse", description="State of the local stack: data, logs, credentials.")
+    cache: Place = Field(
         default_factory=_default_cache,
         description="Downloaded and built servers, shared by every clone (default: `~/.cache/lakehouse`).",
     )
     java_home: Path | None = Field(None, description="Java 24 or newer to use instead of the bundled one.")
-    ca_bundle: Path | None = Field(
+    ca_bundle: Place | None = Field(
         default_factory=lambda: Path(value) if (value := os.environ.get("SSL_CERT_FILE")) else None,
         description="PEM file with the certificate authorities to trust in downloads (default: `SSL_CERT_FILE`).",
     )
@@ -243,30 +368,44 @@ class Settings(BaseSettings):
         description="Put before every topic and namespace, so that several environments share one set of servers.",
     )
 
+    run: str = Field(
+        "",
+        description="The run and task of Airflow that a command works for, `dag/run/task`; the DAGs set it, so that "
+        "its processes and its Spark application can be found.",
+    )
+
     kafka: KafkaSettings = KafkaSettings()  # pyright: ignore[reportCallIssue]
     s3: S3Settings = S3Settings()  # pyright: ignore[reportCallIssue]
     catalog: CatalogSettings = CatalogSettings()  # pyright: ignore[reportCallIssue]
     postgres: PostgresSettings = PostgresSettings()  # pyright: ignore[reportCallIssue]
     trino: TrinoSettings = TrinoSettings()  # pyright: ignore[reportCallIssue]
     airflow: AirflowSettings = AirflowSettings()  # pyright: ignore[reportCallIssue]
+    api: ApiSettings = ApiSettings()  # pyright: ignore[reportCallIssue]
     spark: SparkSettings = SparkSettings()  # pyright: ignore[reportCallIssue]
     ingest: IngestSettings = IngestSettings()  # pyright: ignore[reportCallIssue]
     files: FileSettings = FileSettings()  # pyright: ignore[reportCallIssue]
     ads: AdsSettings = AdsSettings()  # pyright: ignore[reportCallIssue]
     csv: CsvSettings = CsvSettings()  # pyright: ignore[reportCallIssue]
     maintenance: MaintenanceSettings = MaintenanceSettings()  # pyright: ignore[reportCallIssue]
+    exporter: ExporterSettings = ExporterSettings()  # pyright: ignore[reportCallIssue]
+    prometheus: PrometheusSettings = PrometheusSettings()  # pyright: ignore[reportCallIssue]
+    alertmanager: AlertmanagerSettings = AlertmanagerSettings()  # pyright: ignore[reportCallIssue]
     stack: StackSettings = StackSettings()  # pyright: ignore[reportCallIssue]
-
-    @field_validator("home", "cache", "java_home", "ca_bundle")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        """Let a relative path mean the same place in every process, wherever that one runs."""
-        return path and path.expanduser().absolute()
 
     @property
     def credentials_file(self) -> Path:
         """The generated secrets of this machine's stack, mode 0600."""
         return self.home / "credentials.env"
+
+    @property
+    def api_callers_file(self) -> Path:
+        """Who may call the DAG control API."""
+        return self.api.callers_file or self.home / "api-callers.json"
+
+    @property
+    def api_audit_file(self) -> Path:
+        """Who did what by the DAG control API; `-` is standard output."""
+        return self.api.audit_file or self.home / "logs" / "api-audit.jsonl"
 
     @property
     def own_ca_file(self) -> Path:

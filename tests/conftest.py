@@ -20,6 +20,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what needs Airflow to the end, so that the runs it starts by itself take no time of the other tests."""
+    items.sort(key=lambda item: "full_stack" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def _ran_before() -> Iterator[bool]:
     """Stop at the end of the session what the session started, unless the stack ran before it."""

@@ -45,6 +45,18 @@ class Sinks:
             {"connection_id": "alerts_pagerduty", "conn_type": "pagerduty_events", "host": web, "password": "key-1"},
         ]
 
+    def of_alertmanager(self) -> dict[str, str]:
+        """The settings of Alertmanager's channels that lead here, by their names in its group."""
+        web = f"http://127.0.0.1:{self.http_port}"
+        return {
+            "email_to": "on-call@example.com",
+            "email_from": "alertmanager@example.com",
+            "email_smarthost": f"127.0.0.1:{self.smtp_port}",
+            "slack_webhook": f"{web}/slack/T0/B0",
+            "pagerduty_url": f"{web}/v2/enqueue",
+            "pagerduty_routing_key": "key-1",
+        }
+
 
 @contextmanager
 def listening() -> Generator[Sinks]:
@@ -92,3 +104,9 @@ def listening() -> Generator[Sinks]:
         finally:
             mail.shutdown()
             web.shutdown()
+
+
+def text_of(mail: EmailMessage) -> str:
+    """The plain text of a mail."""
+    (part,) = [part for part in mail.walk() if part.get_content_type() == "text/plain"]
+    return part.get_content()

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
+import pytest
 
-from lakehouse.settings import Settings
+from lakehouse.settings import Settings, load_settings
 from lakehouse.stack.launch import MARK
+from lakehouse.stack.server import Server
+from tests.shops import wait_until
 
 SERVERS = ("postgres", "minio", "kafka", "catalog")
 HEALTHY_SECONDS = 90
@@ -55,6 +59,15 @@ class Stack:
 
     def up(self) -> None:
         self.run("up", "kafka", "catalog")
+
+    def settings(self) -> Settings:
+        """What its commands read, credentials included once it was started."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("LAKEHOUSE_")]:
+                patch.delenv(name)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return load_settings()
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What `status` says of the servers this test starts; it exits 1 while one is not healthy."""
@@ -99,6 +112,10 @@ def own_stack(home: Path) -> Generator[Stack]:
         "LAKEHOUSE_TRINO__PORT": str(port + 6),
         "LAKEHOUSE_AIRFLOW__URL": f"http://127.0.0.1:{port + 7}",
         "LAKEHOUSE_ADS__API_URL": f"http://127.0.0.1:{port + 8}",
+        "LAKEHOUSE_API__URL": f"http://127.0.0.1:{port + 9}",
+        "LAKEHOUSE_EXPORTER__URL": f"http://127.0.0.1:{port + 10}",
+        "LAKEHOUSE_PROMETHEUS__URL": f"http://127.0.0.1:{port + 11}",
+        "LAKEHOUSE_ALERTMANAGER__URL": f"http://127.0.0.1:{port + 12}",
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
     stack = Stack(inherited | own, home)
@@ -107,13 +124,41 @@ def own_stack(home: Path) -> Generator[Stack]:
     assert stack.processes() == []
 
 
+@contextmanager
+def running(server: Server) -> Generator[None]:
+    """Run one server as the stack would, without a supervisor; it answers when the block begins."""
+    server.prepare()
+    environment = {"PATH": os.defpath, **server.environment}
+    with subprocess.Popen(server.command, cwd=server.directory, env=environment) as process:
+        try:
+            wait_until(lambda: _answers(server), f"{server.name} to answer", server.start_seconds)
+            yield
+        finally:
+            process.terminate()
+
+
+def _answers(server: Server) -> bool:
+    try:
+        server.probe()
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def free_url() -> str:
+    """An address of this machine where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
 def _free_ports() -> int:
-    """The first of ten ports in a row that are all free."""
-    for first in range(29000, 32000, 10):
-        with _listening(*range(first, first + 10)) as all_free:
+    """The first of fourteen ports in a row that are all free."""
+    for first in range(29000, 32000, 14):
+        with _listening(*range(first, first + 14)) as all_free:
             if all_free:
                 return first
-    raise AssertionError("no ten free ports in a row")
+    raise AssertionError("no fourteen free ports in a row")
 
 
 @contextmanager

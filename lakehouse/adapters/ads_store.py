@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
 from psycopg import Copy, sql
@@ -19,7 +19,7 @@ from pyarrow import csv
 
 from lakehouse.adapters.catalog import Applied
 from lakehouse.adapters.postgres import Connection, connect
-from lakehouse.errors import TerminalError, TransientError
+from lakehouse.errors import NotMadeError, TerminalError, TransientError
 from lakehouse.settings import Settings
 from lakehouse.tables import IMPRESSIONS_ARCHIVE
 
@@ -154,6 +154,22 @@ class Batch:
     ended_at: datetime | None
 
 
+class Tally(NamedTuple):
+    """What has come so far.
+
+    Attributes:
+        brought_rows: versions of impressions that loads brought, those that newer ones replaced among them.
+        rejected: refused records by reason.
+        stored_at: when the newest backup was stored that is loaded; None before the first.
+        archived_at: when the newest batch was archived; None before the first.
+    """
+
+    brought_rows: int
+    rejected: dict[str, int]
+    stored_at: datetime | None
+    archived_at: datetime | None
+
+
 class AdsStore:
     """The schema of an environment.
 
@@ -190,9 +206,7 @@ class AdsStore:
                 connection.commit()
                 yield Session(connection, self._schema, name)
         except (UndefinedTable, InvalidSchemaName) as error:
-            raise TerminalError(
-                f"the tables of {name} in PostgreSQL are not there: `lakehouse tables apply`"
-            ) from error
+            raise NotMadeError(f"the tables of {name} in PostgreSQL are not there: `lakehouse tables apply`") from error
 
 
 class Session:
@@ -231,6 +245,19 @@ class Session:
             "ORDER BY run_id DESC, part, line LIMIT %s",
             [limit],
         )
+
+    def rejected_of_loads(self) -> dict[str, int]:
+        """Count the refused records of each run that has any."""
+        return dict(self._rows("SELECT run_id, count(*) FROM {schema}.rejected GROUP BY run_id"))
+
+    def tally(self) -> Tally:
+        """Say what has come so far, and when it last did."""
+        brought, stored_at = self._one(
+            "SELECT coalesce(sum(inserted_rows + updated_rows), 0)::bigint, max(stored_at) FROM {schema}.loads"
+        )
+        (archived_at,) = self._one("SELECT max(ended_at) FROM {schema}.archive_batches WHERE state = 'archived'")
+        rejected = dict(self._rows("SELECT reason, count(*) FROM {schema}.rejected GROUP BY reason"))
+        return Tally(brought, rejected, stored_at, archived_at)
 
     # What a load does; all of it between two commits.
 

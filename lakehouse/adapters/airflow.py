@@ -4,21 +4,43 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
+import tenacity
 
 from lakehouse.errors import LakehouseError, ServerUnavailableError, SettingsError, TerminalError
 from lakehouse.settings import AirflowSettings
 
 FINISHED_STATES = frozenset({"success", "failed"})
 POLL_SECONDS = 1.0
+PAGE = 100
+"""Airflow lists no more at a time."""
 UNAUTHORIZED, NOT_FOUND, CONFLICT = 401, 404, 409
 REFUSED_LOGINS = frozenset({400, 401, 403})
 PASSING_FAULTS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+stubbornly = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(ServerUnavailableError),
+    stop=tenacity.stop_after_attempt(3),
+    wait=tenacity.wait_fixed(POLL_SECONDS),
+    reraise=True,
+)
+"""For stopping a run: while the scheduler writes of the same run, the database may let Airflow's answer be a 500."""
+
+
+class AirflowRefusedError(TerminalError):
+    """Airflow understood a request and refuses it; `status` is the code of its answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +75,22 @@ class Task:
     try_number: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run that has finished, well or badly.
+
+    Attributes:
+        prefix: of the environment that the run was for; empty for the main one.
+        seconds: from start to end.
+    """
+
+    dag_id: str
+    succeeded: bool
+    ended_at: datetime
+    seconds: float
+    prefix: str
+
+
 class Airflow:
     """A client of one Airflow API server; logs in at the first call, and again when the token has run out.
 
@@ -61,7 +99,7 @@ class Airflow:
     Raises:
         ServerUnavailableError: the server can't be reached or answers with a passing fault.
         SettingsError: the login is refused.
-        TerminalError: the server refuses the request, for example because there is no such DAG.
+        AirflowRefusedError: the server refuses the request, for example because there is no such DAG.
     """
 
     def __init__(self, settings: AirflowSettings, timeout_seconds: float = 30) -> None:
@@ -101,12 +139,58 @@ class Airflow:
 
     def dag_ids(self) -> frozenset[str]:
         """Return the ids of the DAGs that the DAG processor has read without an error."""
-        answer = self._send("GET", "/api/v2/dags", query={"limit": 100, "exclude_stale": True})
-        return frozenset(dag["dag_id"] for dag in answer["dags"] if not dag["has_import_errors"])
+        return frozenset(dag["dag_id"] for dag in self._dags() if not dag["has_import_errors"])
+
+    def paused(self) -> dict[str, bool]:
+        """Say of each DAG that is not gone whether it is paused, by its id."""
+        return {dag["dag_id"]: dag["is_paused"] for dag in self._dags()}
+
+    def _dags(self) -> list[dict[str, Any]]:
+        """All DAGs that are not gone, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            query = {"limit": PAGE, "offset": len(found), "exclude_stale": True}
+            answer = self._send("GET", "/api/v2/dags", query=query)
+            found += answer["dags"]
+            if not answer["dags"] or len(found) >= answer["total_entries"]:
+                return found
+
+    def past_runs(
+        self,
+        dag_ids: Collection[str] = (),
+        states: Collection[str] = FINISHED_STATES,
+        *,
+        since: datetime | None = None,
+        most: int = PAGE,
+    ) -> tuple[PastRun, ...]:
+        """List runs that have finished, the one that ended last first.
+
+        Args:
+            dag_ids: only of these DAGs, if any is named.
+            states: only those that ended so.
+            since: only those that ended at this moment or later.
+            most: so many at most.
+        """
+        body = {"dag_ids": sorted(dag_ids), "states": sorted(states), "order_by": "-end_date", "page_limit": most}
+        ended = {"end_date_gte": since.isoformat()} if since else {}
+        runs = self._send("POST", "/api/v2/dags/~/dagRuns/list", body=body | ended)["dag_runs"]
+        return tuple(_past_run(run) for run in runs if run["end_date"])
+
+    def late_runs(self, now: datetime, prefix: str) -> Counter[str]:
+        """Count the runs for an environment that go on past their deadline, by DAG."""
+        body = {"states": ["queued", "running"], "page_limit": PAGE}
+        running = self._send("POST", "/api/v2/dags/~/dagRuns/list", body=body)["dag_runs"]
+        return Counter(run["dag_id"] for run in running if _prefix(run) == prefix and self._is_late(run, now))
+
+    def _is_late(self, run: Mapping[str, Any], now: datetime) -> bool:
+        # The public API tells no deadlines; this is what Airflow's own pages ask.
+        path = _run_path(run["dag_id"], run["dag_run_id"]).replace("/api/v2/", "/ui/")
+        query = {"limit": 1, "deadline_time_lt": now.isoformat()}
+        return bool(self._send("GET", f"{path}/deadlines", query=query)["total_entries"])
 
     def import_errors(self) -> dict[str, str]:
         """Return the traceback of each DAG file that can't be imported, by its file name."""
-        answer = self._send("GET", "/api/v2/importErrors", query={"limit": 100})
+        answer = self._send("GET", "/api/v2/importErrors", query={"limit": PAGE})
         return {error["filename"]: error["stack_trace"] for error in answer["import_errors"]}
 
     def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, Any] | None = None) -> Run:
@@ -171,7 +255,7 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> tuple[Task, ...]:
         """Return the tasks of the run, ordered by their ids."""
-        answer = self._send("GET", f"{_run_path(dag_id, run_id)}/taskInstances", query={"limit": 100})
+        answer = self._send("GET", f"{_run_path(dag_id, run_id)}/taskInstances", query={"limit": PAGE})
         tasks = [Task(t["task_id"], t["state"] or "none", t["try_number"]) for t in answer["task_instances"]]
         return tuple(sorted(tasks, key=lambda task: task.task_id))
 
@@ -205,11 +289,12 @@ class Airflow:
 
         The scheduler creates them some seconds after the run has finished.
         """
-        query = {"source_dag_id": dag_id, "source_run_id": run_id, "limit": 100}
+        query = {"source_dag_id": dag_id, "source_run_id": run_id, "limit": PAGE}
         answer = self._send("GET", "/api/v2/assets/events", query=query)
         caused = [run for event in answer["asset_events"] for run in event["created_dagruns"]]
         return tuple(Run(run["dag_id"], run["run_id"], run["state"]) for run in caused)
 
+    @stubbornly
     def stop(self, dag_id: str, run_id: str) -> Run:
         """Mark the run as failed if it has not finished; its tasks get SIGTERM within about ten seconds."""
         run = self.run(dag_id, run_id)
@@ -244,18 +329,12 @@ class Airflow:
         body: Mapping[str, Any] | None = None,
         login: bool = True,
     ) -> httpx.Response:
-        try:
-            if login and not self._token:
-                self._log_in()
+        if login and not self._token:
+            self.log_in()
+        answer = self._once(method, path, query, body)
+        if login and answer.status_code == UNAUTHORIZED:
+            self.log_in()
             answer = self._once(method, path, query, body)
-            if login and answer.status_code == UNAUTHORIZED:
-                self._log_in()
-                answer = self._once(method, path, query, body)
-        except httpx.TransportError as error:
-            raise ServerUnavailableError(
-                f"Airflow at {self._settings.url} does not answer ({type(error).__name__}): "
-                "start it with `lakehouse stack up --profile full`, or look at `lakehouse stack status`"
-            ) from error
         return answer
 
     def _once(
@@ -264,9 +343,13 @@ class Airflow:
         headers = {"Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        return self._http.request(method, path, params=query, json=body, headers=headers)
+        try:
+            return self._http.request(method, path, params=query, json=body, headers=headers)
+        except httpx.TransportError as error:
+            raise absence(self._settings, error) from error
 
-    def _log_in(self) -> None:
+    def log_in(self) -> str:
+        """Log in anew and return the token, which other clients of the same server may use."""
         self._token = ""
         login = {"username": self._settings.user, "password": self._settings.password.get_secret_value()}
         answer = self._once("POST", "/auth/token", None, login)
@@ -276,6 +359,21 @@ class Airflow:
                 "set LAKEHOUSE_AIRFLOW__USER and LAKEHOUSE_AIRFLOW__PASSWORD to an account of its UI"
             )
         self._token = _json(answer)["access_token"]
+        return self._token
+
+
+def absence(settings: AirflowSettings, error: Exception) -> ServerUnavailableError:
+    """Tell that no answer came."""
+    return ServerUnavailableError(
+        f"Airflow at {settings.url} does not answer ({type(error).__name__}): "
+        "start it with `lakehouse stack up --profile full`, or look at `lakehouse stack status`"
+    )
+
+
+def refusal(status: int, request: str, text: str) -> LakehouseError:
+    """Tell that the answer to a request, such as `GET /api/v2/dags`, has this status."""
+    message = f"Airflow answers {status} to {request}: {text[:500]}"
+    return ServerUnavailableError(message) if status in PASSING_FAULTS else AirflowRefusedError(message, status)
 
 
 def _run_path(dag_id: str, run_id: str) -> str:
@@ -284,6 +382,20 @@ def _run_path(dag_id: str, run_id: str) -> str:
 
 def _run(answer: Mapping[str, Any]) -> Run:
     return Run(answer["dag_id"], answer["dag_run_id"], answer["state"])
+
+
+def _past_run(answer: Mapping[str, Any]) -> PastRun:
+    return PastRun(
+        dag_id=answer["dag_id"],
+        succeeded=answer["state"] == "success",
+        ended_at=datetime.fromisoformat(answer["end_date"]),
+        seconds=answer["duration"] or 0.0,
+        prefix=_prefix(answer),
+    )
+
+
+def _prefix(answer: Mapping[str, Any]) -> str:
+    return (answer["conf"] or {}).get("prefix") or ""
 
 
 def _log_lines(entry: str | Mapping[str, Any]) -> list[str]:
@@ -300,10 +412,4 @@ def _log_lines(entry: str | Mapping[str, Any]) -> list[str]:
 def _json(answer: httpx.Response) -> dict[str, Any]:
     if answer.is_success:
         return answer.json()
-    raise _refusal(answer)
-
-
-def _refusal(answer: httpx.Response) -> LakehouseError:
-    kind = ServerUnavailableError if answer.status_code in PASSING_FAULTS else TerminalError
-    request = answer.request
-    return kind(f"Airflow answers {answer.status_code} to {request.method} {request.url.path}: {answer.text[:500]}")
+    raise refusal(answer.status_code, f"{answer.request.method} {answer.request.url.path}", answer.text)

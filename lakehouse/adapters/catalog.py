@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+import orjson
 import pyarrow as pa
 import requests
 import tenacity
 from pyarrow import fs, parquet
-from pyiceberg.catalog.rest import Endpoints, IdentifierKind, RestCatalog
+from pyiceberg.catalog.rest import Endpoints, IdentifierKind, RestCatalog, TableResponse
 from pyiceberg.catalog.rest.auth import AuthManager
 from pyiceberg.catalog.rest.response import _handle_non_200_response  # pyright: ignore[reportPrivateUsage]
 from pyiceberg.exceptions import (
@@ -65,6 +67,7 @@ from lakehouse.errors import (
     CommitStateUnknownError,
     FenceError,
     LakehouseError,
+    NotMadeError,
     ServerUnavailableError,
     SettingsError,
     TerminalError,
@@ -165,7 +168,7 @@ class Lake:
             try:
                 return self._catalog.load_table(self.identifier(spec))
             except (NoSuchTableError, NoSuchNamespaceError) as error:
-                raise TerminalError(
+                raise NotMadeError(
                     f"table {self.identifier(spec)} does not exist: create it with `lakehouse tables apply`"
                 ) from error
 
@@ -531,6 +534,22 @@ class _Catalog(RestCatalog):
     def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
         del io, base, metadata
 
+    def reload_table(self, identifier: str, known: Table) -> Table:
+        """Load a table anew if it has changed since; reading what a long history says is what makes a load dear.
+
+        Source: `loadTable` of Iceberg's REST specification.
+        """
+        place = self._split_identifier_for_path(identifier)
+        response = self._session.get(self.url(Endpoints.load_table, **place))
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as error:
+            _handle_non_200_response(error, {404: NoSuchTableError})
+        if orjson.loads(response.content)["metadata-location"] == known.metadata_location:
+            return known
+        answer = TableResponse.model_validate_json(response.content)
+        return self._response_to_table(self.identifier_to_tuple(identifier), answer)
+
     def replace_view(self, view: View, schema: Schema, version: ViewVersion, properties: Mapping[str, str]) -> None:
         """Give a view another definition in one step, which the client lacks: it can only create one.
 
@@ -585,6 +604,11 @@ def _expression(column: str, operator: Operator, value: Any) -> BooleanExpressio
             return LessThan(column, value)  # pyright: ignore[reportCallIssue]
         case "is present":
             return NotNull(column)  # pyright: ignore[reportCallIssue]
+
+
+def moment(milliseconds: int) -> datetime:
+    """The time, UTC, that Iceberg's metadata tells in milliseconds since 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def summaries(table: Table) -> list[Mapping[str, str]]:

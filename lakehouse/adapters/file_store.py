@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from lakehouse.adapters.catalog import Applied
 from lakehouse.adapters.objects import Objects
 from lakehouse.adapters.postgres import Connection, connect, drop_schema
-from lakehouse.errors import TerminalError, TransientError
+from lakehouse.errors import NotMadeError, TransientError
 from lakehouse.file_contract import RULE_VERSION, FileReason, FileVersion, Notification, Refusal
 from lakehouse.file_ledger import (
     ALONE_AFTER,
@@ -213,6 +213,20 @@ class ListedFile:
     attempts: int
     announced_at: datetime
     ended_at: datetime | None
+
+
+class Tally(NamedTuple):
+    """What has come so far.
+
+    Attributes:
+        lines: of files that count or did until a newer version replaced them.
+        refused: files and messages that are set aside, by reason.
+        waiting_since: when the first file was announced that no run has read; None when there is none.
+    """
+
+    lines: int
+    refused: dict[str, int]
+    waiting_since: datetime | None
 
 
 class DaySummary(NamedTuple):
@@ -645,6 +659,22 @@ class FileStore:
             )
         return dict.fromkeys((*STATUSES, "refused"), 0) | {row["status"]: row["n"] for row in rows}
 
+    def tally(self) -> "Tally":
+        """Say what has come so far, and since when a file has been waiting."""
+        with self._connected() as connection:
+            (files,) = self._rows(
+                connection,
+                "SELECT coalesce(sum(line_count) FILTER (WHERE status IN ('done', 'replaced')), 0)::bigint AS lines,"
+                " min(announced_at) FILTER (WHERE status = 'pending') AS waiting_since FROM {schema}.file_ledger",
+            )
+            refused = self._rows(
+                connection,
+                "SELECT reason, count(*) AS n FROM (SELECT reason FROM {schema}.file_ledger WHERE status = 'failed'"
+                " UNION ALL SELECT reason FROM {schema}.file_notifications WHERE outcome = 'refused') AS set_aside"
+                " GROUP BY reason",
+            )
+        return Tally(files["lines"], {row["reason"]: row["n"] for row in refused}, files["waiting_since"])
+
     def partitions(self, topic_id: str) -> set[int]:
         """The partitions of a topic of which any message is here."""
         with self._connected() as connection:
@@ -713,7 +743,7 @@ class FileStore:
             try:
                 yield connection
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-                raise TerminalError(f"PostgreSQL has no {self._name}: `lakehouse tables apply` makes it") from error
+                raise NotMadeError(f"PostgreSQL has no {self._name}: `lakehouse tables apply` makes it") from error
 
     @contextmanager
     def writing(self) -> Generator[Connection]:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from confluent_kafka import Message as ClientMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
 from confluent_kafka.cimpl import NewTopic
 
-from lakehouse.errors import DataLossError, LakehouseError, ServerUnavailableError, TerminalError
+from lakehouse.errors import DataLossError, LakehouseError, NotMadeError, ServerUnavailableError, TerminalError
 from lakehouse.plans import OffsetRange
 from lakehouse.settings import KafkaSettings, Settings
 from lakehouse.tables import HEADERS, MICROS
@@ -244,6 +244,51 @@ def offsets_at(settings: Settings, topic: str, moment: datetime) -> dict[int, in
     )
     reached = {topic_partition.partition: result.offset for topic_partition, result in found.items()}
     return {partition: offset for partition, offset in sorted(reached.items()) if offset >= 0}
+
+
+def stamped_from(settings: Settings, topic: str, offsets: Mapping[int, int]) -> dict[int, datetime]:
+    """Read Kafka's time of the first message at or past an offset of each partition.
+
+    Returns:
+        The time by partition, UTC; without those that hold no such message.
+
+    Raises:
+        ServerUnavailableError: Kafka did not answer in time.
+        TerminalError: there is no such topic, or Kafka refused.
+    """
+    found: dict[int, datetime] = {}
+    left = dict(offsets)
+    doing = f"read when messages of {topic} came"
+    watching = {
+        "group.id": "lakehouse-exporter",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        # One message of each is looked at.
+        "queued.min.messages": 1,
+        "fetch.message.max.bytes": 1024,
+    }
+    consumer = Consumer(_client(settings.kafka) | watching, logger=_client_log)
+    try:
+        consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in left.items()])
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while left and time.monotonic() < deadline:
+            for message in consumer.consume(len(left), timeout=POLL_SECONDS):
+                partition = message.partition() or 0
+                if message.error() is not None:
+                    _see_end(message, {}, settings.kafka, doing)
+                elif partition in left:
+                    found[partition] = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+                if left.pop(partition, None) is not None:
+                    consumer.pause([TopicPartition(topic, partition)])
+    except KafkaException as error:
+        raise _translated(error, settings.kafka, doing) from error
+    finally:
+        consumer.close()
+    if left:
+        raise _unanswered(settings.kafka, doing)
+    return found
 
 
 def committed(settings: Settings, topic: str, group: str) -> dict[int, int]:
@@ -604,7 +649,7 @@ def _translated(error: KafkaException, settings: KafkaSettings, doing: str) -> L
     fault: KafkaError = error.args[0]
     servers = settings.bootstrap_servers
     if fault.code() in _NO_SUCH_TOPIC:
-        return TerminalError(
+        return NotMadeError(
             f"Kafka at {servers} could not {doing}: there is no such topic; "
             "`lakehouse produce` and `lakehouse announce` make theirs"
         )

@@ -7,7 +7,7 @@ reads the table as of its tag `published`, so a build changes nothing for them u
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from pyiceberg.exceptions import (
@@ -22,7 +22,7 @@ from pyiceberg.table.update.snapshot import ManageSnapshots
 from pyiceberg.types import NestedField
 from pyiceberg.view import View
 
-from lakehouse.adapters.catalog import Lake
+from lakehouse.adapters.catalog import Lake, moment
 from lakehouse.errors import FenceError, TransientError
 
 PUBLISHED = "published"
@@ -126,7 +126,7 @@ class Marts(Lake):
                 built=_version(table, newest) if table and newest else None,
                 published=_version(table, tagged) if table and tagged else None,
                 published_at=datetime.fromisoformat(since) if since else None,
-                waits_since=_waits_since(table, tagged) if table else None,
+                waits_since=waits_since(table, tagged) if table else None,
                 view=_definition(view) if view else None,
                 is_table=view is None and name in self._tables(_MARTS),
             )
@@ -250,21 +250,17 @@ def _schema_of(table: Table, snapshot: Snapshot) -> Schema:
 
 def _version(table: Table, snapshot: Snapshot) -> Version:
     columns = tuple((field.name, str(field.field_type)) for field in _schema_of(table, snapshot).fields)
-    return Version(snapshot.snapshot_id, columns, _moment(snapshot.timestamp_ms))
+    return Version(snapshot.snapshot_id, columns, moment(snapshot.timestamp_ms))
 
 
-def _waits_since(table: Table, tagged: Snapshot | None) -> datetime | None:
+def waits_since(table: Table, tagged: Snapshot | None) -> datetime | None:
     """When the oldest version after the tagged one was committed; versions that are expired count no more."""
     if tagged is not None and tagged.snapshot_id == table.metadata.current_snapshot_id:
         return None
     ids = [entry.snapshot_id for entry in table.history()]
     first = ids.index(tagged.snapshot_id) + 1 if tagged and tagged.snapshot_id in ids else 0
     later = table.history()[first:]
-    return _moment(later[0].timestamp_ms) if later else None
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment(later[0].timestamp_ms) if later else None
 
 
 def _definition(view: View) -> MartView:

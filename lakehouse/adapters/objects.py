@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import tenacity
 from botocore.exceptions import BotoCoreError, ClientError
@@ -93,6 +93,13 @@ class ObjectState:
     sha256: str | None
 
 
+class Total(NamedTuple):
+    """How many objects there are, and how large they are together."""
+
+    objects: int
+    size_bytes: int
+
+
 class Objects:
     """The object store with the pipeline's key.
 
@@ -148,14 +155,29 @@ class Objects:
             ObjectError: there is no such bucket, or it is not for us.
         """
         found: list[ObjectState] = []
+        for each in self._listed(bucket, prefix):
+            version = ObjectVersion(bucket, each["Key"], None, each["ETag"].strip('"'))
+            found.append(ObjectState(version, each["Size"], each["LastModified"], None))
+        return found
+
+    def total(self, bucket: str) -> Total:
+        """Count the newest versions of all objects of a bucket, however many there are.
+
+        Raises:
+            ObjectError: there is no such bucket, or it is not for us.
+        """
+        objects = size_bytes = 0
+        for each in self._listed(bucket, ""):
+            objects += 1
+            size_bytes += each["Size"]
+        return Total(objects, size_bytes)
+
+    def _listed(self, bucket: str, prefix: str) -> Iterator[Mapping[str, Any]]:
         try:
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                for each in page.get("Contents", ()):
-                    version = ObjectVersion(bucket, each["Key"], None, each["ETag"].strip('"'))
-                    found.append(ObjectState(version, each["Size"], each["LastModified"], None))
+                yield from page.get("Contents", ())
         except (ClientError, BotoCoreError) as error:
             raise self._translated(error, ObjectVersion(bucket, prefix, None, None)) from error
-        return found
 
     def open(self, version: ObjectVersion, size_bytes: int) -> "ObjectStream":
         """Open a version to read; raises what `look` raises when it is read."""

@@ -32,7 +32,8 @@ def session(settings: Settings, name: str) -> Generator[SparkSession]:
         os.environ["JAVA_HOME"] = str(settings.spark.java_home)
     os.environ["PYSPARK_PYTHON"] = settings.spark.executor_python or sys.executable
     builder = SparkSession.builder
-    for key, value in configuration(settings.spark, name).items():
+    # By its name the application can be found that a run of Airflow has started.
+    for key, value in configuration(settings.spark, f"{name} {settings.run}".rstrip()).items():
         builder = builder.config(key, value)
     interrupted = signal.getsignal(signal.SIGINT)
     try:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
 import requests
@@ -23,7 +23,7 @@ from pyiceberg.utils.concurrent import ExecutorFactory
 from trino import exceptions
 
 from lakehouse.adapters import trino
-from lakehouse.adapters.catalog import Lake
+from lakehouse.adapters.catalog import Lake, moment
 from lakehouse.adapters.marts import PUBLISHED_AT
 from lakehouse.adapters.objects import Objects
 from lakehouse.errors import TerminalError, TransientError
@@ -147,11 +147,7 @@ class Upkeep(Lake):
         """Count the files of the newest snapshot, by its summary."""
         with self._errors():
             table = self._load(name)
-            newest = table.current_snapshot() if table else None
-        return Size(
-            _total(newest, "total-data-files") + _total(newest, "total-delete-files"),
-            _total(newest, "total-files-size"),
-        )
+        return size_of(table) if table else Size(0, 0)
 
     def objects(self, name: str) -> dict[str, int]:
         """List all objects in a table's place, garbage included: their sizes, by location."""
@@ -260,6 +256,14 @@ class Upkeep(Lake):
         with suppress(NoSuchTableError, NoSuchNamespaceError):
             return self._catalog.load_table(f"{self._prefix}{name}")
         return None
+
+
+def size_of(table: Table) -> Size:
+    """Count the files of the newest snapshot of a table, by its summary."""
+    newest = table.current_snapshot()
+    return Size(
+        _total(newest, "total-data-files") + _total(newest, "total-delete-files"), _total(newest, "total-files-size")
+    )
 
 
 def run(login: TrinoLogin, sql: str, session_properties: Mapping[str, str] | None = None) -> Ran:
@@ -384,7 +388,7 @@ class _Reach:
         return tuple(
             SnapshotState(
                 snapshot_id=s.snapshot_id,
-                committed_at=_moment(s.timestamp_ms),
+                committed_at=moment(s.timestamp_ms),
                 refs=tuple(sorted(self._refs.get(s.snapshot_id, ()))),
                 is_on_main=s.snapshot_id in main,
                 only_here_bytes=self._only_here.get(self._rank[s.snapshot_id], 0),
@@ -469,7 +473,7 @@ def _partitions(table: Table, reach: _Reach, small_bytes: int) -> tuple[Partitio
                 size_bytes=sum(file.size_bytes for file in data),
                 small=tuple(SmallFile(f.path, f.size_bytes) for f in data if f.size_bytes < small_bytes),
                 delete_files=len(files) - len(data),
-                written_at=_moment(max(written)) if written else None,
+                written_at=moment(max(written)) if written else None,
             )
         )
     return tuple(sorted(partitions, key=lambda partition: partition.name))
@@ -571,10 +575,6 @@ def _total(snapshot: Snapshot | None, key: str) -> int:
 def _folder(location: str) -> str:
     """The place as a prefix: with the slash, so that `user_actions` is no part of `user_actions_archive`."""
     return re.sub(r"^s3[an]://", "s3://", location).rstrip("/") + "/"
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _side_by_side(question: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:

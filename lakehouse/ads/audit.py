@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import pyarrow as pa
 
 from lakehouse.adapters.ads_archive import AdsArchive
-from lakehouse.adapters.ads_store import OPEN_STATES, AdsStore, Session
+from lakehouse.adapters.ads_store import OPEN_STATES, AdsStore, Batch, Session
 from lakehouse.ads.archive_files import ArchiveFiles, ContentDigest
 from lakehouse.ads.backup import Backups, Run
 from lakehouse.ads.contract import decode_lines
@@ -28,6 +28,8 @@ Progress = Callable[[int, int | None], None]
 """Called with (records read, records to read)."""
 
 _NAMED: Final = 20
+_SETTLED: Final = timedelta(hours=2)
+"""A load takes less, and the next one ends what a killed one began."""
 _TURN_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.5
 _KEY: Final = ["shown_date", "impression_id", "updated_at"]
@@ -97,6 +99,51 @@ def audit(settings: Settings, progress: Progress | None = None) -> AuditReport:
         report = auditor.report()
         session.rollback()
     return replace(report, seconds=round(time.monotonic() - started, 3))
+
+
+def compare_counts(settings: Settings, now: datetime) -> tuple[Gap, ...]:
+    """Compare what counts alone can tell: loads with backups and refused records, and batches with the archive's files.
+
+    It takes no turn, reads no record and changes nothing, so it may be asked often; only `audit` proves.
+
+    Raises:
+        TransientError: a server did not answer.
+        NotMadeError: the tables are not there.
+    """
+    whole = {run.run_id: run for run in Backups(settings).runs()[0]}
+    archive = AdsArchive(settings)
+    with AdsStore(settings).session() as session:
+        session.snapshot()
+        loads, batches, refused = session.loads(), _settled(session), session.rejected_of_loads()
+        session.rollback()
+        held = archive.held(archive.load_archive())
+        same = _settled(session)
+    loaded = {load.run_id for load in loads}
+    rows = Counter({file.path: file.rows for file in held})
+    found = {
+        "backups that nobody inserted": [
+            run_id for run_id, run in whole.items() if run_id not in loaded and now - run.started_at > _SETTLED
+        ],
+        "loads whose backup is gone": [
+            load.run_id for load in loads if load.run_id not in whole and now - load.inserted_at > _SETTLED
+        ],
+        "loads with other refused records than are set aside": [
+            load.run_id for load in loads if refused.get(load.run_id, 0) != load.rejected_records
+        ],
+        "dates whose archive has other rows than were archived": [
+            day.isoformat()
+            for day, batch in batches.items()
+            if same.get(day) == batch and sum(rows[path] for path in batch.paths) != batch.rows
+        ],
+        "files that the archive has twice": [path for path, n in Counter(file.path for file in held).items() if n > 1],
+    }
+    return tuple(Gap(what, len(places), tuple(places[:_NAMED])) for what, places in found.items() if places)
+
+
+def _settled(session: Session) -> dict[date, Batch]:
+    """The batch that says what the archive has of each date, without dates that an archiving is at work on."""
+    newest = {batch.shown_date: batch for batch in session.batches() if batch.state != "abandoned"}
+    return {day: batch for day, batch in newest.items() if batch.state == "archived"}
 
 
 def _take_turns(session: Session) -> None:

@@ -44,7 +44,7 @@ def demo() -> None:
     Example: `lakehouse demo`
     """
     with _step("Starting the servers"):
-        settings = bring_up(Profile.FULL)
+        settings = bring_up(Profile.OBSERVE)
     with _step(f"Sending {SAMPLE_DAY.relative_to(PROJECT_ROOT)} to Kafka"):
         sent = produce.produce_file(settings, SAMPLE_DAY, once=True)
         errors.print(f"  {sent.sent:,} messages sent and confirmed, {sent.already_there:,} were there already")
@@ -198,6 +198,9 @@ def _show_ways_in(settings: Settings) -> None:
     secrets = f"secret in {_relative(settings.credentials_file)}"
     rows = [
         ("Airflow", airflow.url, f"{airflow.user} / {airflow.password.get_secret_value()}"),
+        ("DAG control", f"{settings.api.url}/docs", "a key: .venv/bin/lakehouse api keys add me --role admin"),
+        ("Prometheus", f"{settings.prometheus.url}/alerts", "none, this machine only"),
+        ("Alertmanager", settings.alertmanager.url, "none, this machine only"),
         ("Trino", settings.trino_as("analyst").url, f"analyst, {secrets}"),
         ("Trino CLI", ".venv/bin/lakehouse sql", ""),
         ("dbt docs", "make docs", ""),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lakehouse import announce as announcing
-from lakehouse import file_notifications
+from lakehouse import audit_notifications, file_notifications
 from lakehouse.adapters.file_store import FileStore
 from lakehouse.announce import Misbehaviour
 from lakehouse.cli.output import Format, Output, answers, print_json, print_table, row_progress
@@ -161,7 +161,7 @@ def audit(output: Output = Format.TEXT) -> None:
 
     Example: `lakehouse files audit --output json`
     """
-    found = file_notifications.audit(get_settings())
+    found = audit_notifications.audit(get_settings())
     if output is Format.JSON:
         print_json(asdict(found) | {"ok": found.ok})
     else:

@@ -9,9 +9,11 @@ import typer
 from lakehouse import __version__
 from lakehouse.cli import (
     ads,
+    api,
     archive,
     csv_drop,
     demo,
+    exporter,
     files,
     maintain,
     pipeline,
@@ -19,6 +21,7 @@ from lakehouse.cli import (
     queries,
     query,
     stack,
+    top,
     week,
 )
 from lakehouse.cli.output import errors
@@ -45,6 +48,9 @@ app.add_typer(files.app, name="files")
 app.add_typer(csv_drop.app, name="csv")
 app.add_typer(ads.app, name="ads")
 app.add_typer(queries.app, name="queries")
+app.add_typer(api.app, name="api")
+app.add_typer(exporter.app, name="exporter")
+app.command("top")(top.top)
 app.command("produce")(pipeline.produce)
 app.command("announce")(files.announce)
 app.command("drop")(csv_drop.drop)

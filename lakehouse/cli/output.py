@@ -151,14 +151,17 @@ def row_progress(title: str) -> Generator[Callable[[int, int | None], None]]:
 
 
 @contextmanager
-def drained_on_signal(stop: Event) -> Generator[None]:
+def drained_on_signal(
+    stop: Event, note: str = "ending after the commit in flight; once more ends at once"
+) -> Generator[None]:
     """Let the first Ctrl-C or SIGTERM set `stop`, so that work in flight is finished; the second one ends at once."""
 
     def ask(number: int, _: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        errors.print(f"{signal.Signals(number).name}: ending after the commit in flight; once more ends at once")
+        if note:
+            errors.print(f"{signal.Signals(number).name}: {note}")
 
     kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

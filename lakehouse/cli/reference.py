@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from lakehouse import events
 from lakehouse.cli.main import app
+from lakehouse.exporter.metrics import METRICS
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.tables import ALL, MICROS, Column, TableSpec
 
@@ -59,6 +60,30 @@ This page is made by `make reference`; change the code, then run it.
 These are the tables that ingest writes; `make docs` describes the models that dbt builds from them.
 Types are Iceberg's; times are microseconds in UTC.
 A *personal* column names or points at a person: its bounds are kept out of the table's metadata."""
+_METRICS: Final = """\
+# Metrics
+
+This page is made by `make reference`; change the code, then run it.
+
+`lakehouse exporter serve` tells these at `/metrics`, as OpenMetrics or as Prometheus' text; `lakehouse exporter once`
+prints them, and `lakehouse top` shows them in a terminal.
+The exporter only reads, so the accounts that its settings name need no right to write; of Airflow, the role Viewer is
+enough.
+
+Collectors look by themselves, in the background, and a scrape gets what they saw last, so one that fails or hangs
+costs its own facts alone.
+How often each looks stands in the [settings](settings.md#exporter).
+Facts are dropped when no look has found any for three pauses between looks and the time that a look may take, and
+after a minute at the earliest; what is not there to look at, such as a table that nobody has made yet, has no row and
+is no error.
+Ages are brought to the moment of the scrape.
+
+Labels are bounded: tables, topics with their partitions, DAGs, servers, buckets and reasons.
+`table` is `namespace.name` and `topic` a name, both without the environment's prefix; what people read of a mart is
+`marts.<name>`, and the table behind it `build.<name>`.
+A counter never goes down while the exporter runs.
+It starts from what the tables know, not from 0; where records were taken out of quarantine since, it starts lower
+after a restart, which Prometheus sees as a reset."""
 _CONTRACT: Final = """\
 # Contract of user-action events
 
@@ -234,11 +259,27 @@ def tables_page() -> str:
     return _joined(lines)
 
 
+def metrics_page() -> str:
+    """Write `docs/metrics.md`: each metric with its labels, what it means and where its value comes from."""
+    rows = [
+        [
+            f"`{metric.name}`",
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.help,
+            metric.source,
+        ]
+        for metric in METRICS
+    ]
+    return _joined([_METRICS, _table(["metric", "kind", "labels", "meaning", "from"], rows)])
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli.md": commands_page,
     "settings.md": settings_page,
     "event-contract.md": contract_page,
     "tables.md": tables_page,
+    "metrics.md": metrics_page,
 }
 """The generated pages by their file's name in `docs/`."""
 

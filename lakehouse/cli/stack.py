@@ -12,7 +12,7 @@ import typer
 from lakehouse.cli.output import Format, Output, answers, errors, install_progress, megabytes, print_json, print_table
 from lakehouse.errors import TerminalError
 from lakehouse.settings import Settings, get_settings
-from lakehouse.stack import checks, launch, local
+from lakehouse.stack import artifacts, checks, launch, local
 from lakehouse.stack import install as installing
 from lakehouse.stack.supervision import Supervision
 
@@ -24,22 +24,27 @@ class Profile(StrEnum):
 
     CORE = "core"
     FULL = "full"
+    OBSERVE = "observe"
 
 
-ProfileOption = Annotated[Profile, typer.Option(help="`core` leaves Airflow out, `full` is everything.")]
+ProfileOption = Annotated[
+    Profile,
+    typer.Option(help="`core` leaves Airflow out; `full` has all that does the work; `observe` also watches over it."),
+]
 
 
 def bring_up(profile: Profile, only: Collection[str] = ()) -> Settings:
     """Bring the servers up and show how it goes; returns the settings with their credentials."""
-    _announce_install()
+    _announce_install(profile)
     with install_progress() as progress:
         return local.up(profile.value, only=only, progress=progress, notice=_notice)
 
 
-def _announce_install() -> None:
+def _announce_install(profile: Profile) -> None:
     settings = get_settings()
-    if lacking := installing.missing(settings):
-        compiled = ", and MinIO to compile, which takes some minutes" if "minio" in lacking else ""
+    if lacking := installing.missing(settings, profile.value):
+        built = " and ".join(part for part in lacking if part in artifacts.GO_PARTS)
+        compiled = f", and {built} to compile, which takes some minutes" if built else ""
         size = megabytes(sum(lacking.values()))
         errors.print(f"Installing {', '.join(lacking)} into {settings.cache}: {size} to download{compiled}, once")
 
@@ -49,14 +54,14 @@ def _notice(name: str, event: str) -> None:
 
 
 @app.command()
-def install() -> None:
+def install(profile: ProfileOption = Profile.FULL) -> None:
     """Fetch and build the servers without starting them; finished parts are kept when it breaks.
 
     Example: `lakehouse stack install`
     """
-    _announce_install()
+    _announce_install(profile)
     with install_progress() as progress:
-        installing.install(get_settings(), progress)
+        installing.install(get_settings(), profile.value, progress)
     errors.print(f"All servers are in {get_settings().cache}")
 
 
@@ -155,12 +160,12 @@ def logs(
 
 
 @app.command()
-def doctor(output: Output = Format.TEXT) -> None:
+def doctor(profile: ProfileOption = Profile.FULL, output: Output = Format.TEXT) -> None:
     """Look for what keeps the servers from running here, and say how to mend it; exits 1 when something does.
 
     Example: `lakehouse stack doctor`
     """
-    findings = checks.examine(get_settings())
+    findings = checks.examine(get_settings(), profile.value)
     if output is Format.JSON:
         print_json({"checks": [asdict(finding) for finding in findings]})
     else:

@@ -13,17 +13,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
-
-from pydantic import BaseModel, SecretStr
 
 from lakehouse.adapters.airflow import Airflow
 from lakehouse.adapters.postgres import connect
 from lakehouse.errors import StackError
 from lakehouse.settings import PROJECT_ROOT, Settings
+from lakehouse.stack.own_programs import settings_environment
 from lakehouse.stack.server import Server
 
 DAGS = PROJECT_ROOT / "dags"
@@ -166,7 +164,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "usage_data_collection": {"enabled": "False"},
     }
     return {
-        **dict(_settings_environment(settings)),
+        **settings_environment(settings),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONFIG": str(settings.home / "conf" / "airflow" / "airflow.cfg"),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.defpath)),
@@ -208,24 +206,6 @@ def _object_store(settings: Settings) -> str:
             },
         }
     )
-
-
-def _settings_environment(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield what the tasks need to see the same settings; the secrets they find in the credentials file."""
-    yield "LAKEHOUSE_HOME", str(settings.home)
-    yield "LAKEHOUSE_CACHE", str(settings.cache)
-    yield from _changed_values(settings, "LAKEHOUSE_", without=frozenset({"home", "cache", "stack"}))
-
-
-def _changed_values(model: BaseModel, prefix: str, without: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
-    for name, field in type(model).model_fields.items():
-        value: Any = getattr(model, name)
-        if name in without or value is None or isinstance(value, SecretStr):
-            continue
-        if isinstance(value, BaseModel):
-            yield from _changed_values(value, f"{prefix}{name.upper()}__")
-        elif value != field.get_default(call_default_factory=True, validated_data={}):
-            yield f"{prefix}{name.upper()}", str(value)
 
 
 def _prepare(settings: Settings) -> None:

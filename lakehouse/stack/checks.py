@@ -13,7 +13,7 @@ import psutil
 from lakehouse.errors import LakehouseError, StackError
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import artifacts, install, maven
-from lakehouse.stack.server import Server
+from lakehouse.stack.server import Profile, Server
 from lakehouse.stack.servers import servers
 from lakehouse.stack.supervision import Supervision
 
@@ -52,10 +52,10 @@ def before_start(settings: Settings, to_start: Iterable[Server]) -> None:
     _disk(settings)
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Run every check and report each; changes nothing."""
+def examine(settings: Settings, profile: Profile) -> list[Finding]:
+    """Run every check for a profile's servers and report each; changes nothing."""
     running = {name for name, (_, pid) in Supervision(settings).states().items() if pid}
-    stopped = [server for server in servers(settings).values() if server.name not in running]
+    stopped = [server for server in servers(settings, profile).values() if server.name not in running]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
         ("java", lambda: artifacts.check_java(settings)),
@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("ports", lambda: _ports(stopped)),
         ("memory", lambda: _memory(stopped)),
         ("disk", lambda: _disk(settings)),
-        ("servers installed", lambda: _installed(settings)),
+        ("servers installed", lambda: _installed(settings, profile)),
         ("credentials", lambda: _credentials(settings)),
         ("full pyspark", _pyspark),
         ("shadowed libraries", _shadows),
@@ -151,9 +151,9 @@ def _disk(settings: Settings) -> str:
     return f"{free / 1e9:.0f} GB free"
 
 
-def _installed(settings: Settings) -> str:
-    if lacking := install.missing(settings):
-        raise StackError(f"not yet: {', '.join(lacking)}; run `lakehouse stack install`")
+def _installed(settings: Settings, profile: Profile) -> str:
+    if lacking := install.missing(settings, profile):
+        raise StackError(f"not yet: {', '.join(lacking)}; run `lakehouse stack install --profile {profile}`")
     return f"all, in {settings.cache}"
 
 

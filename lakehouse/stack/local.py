@@ -87,11 +87,11 @@ def up(
             get_settings.cache_clear()
             settings = get_settings()
             wanted = _wanted(settings, profile, only)
-        install(settings, progress)
+        install(settings, profile, progress)
         if spark_training.is_needed(settings):
             tell("spark", "preparing")
             spark_training.train(settings)
-        supervision.start(servers(settings, "full").values())
+        supervision.start(servers(settings).values())
         _start_in_order(wanted, supervision, tell)
     return settings
 

@@ -30,12 +30,12 @@ def server(settings: Settings) -> Server:
     return Server(
         name="minio",
         profile="core",
-        version=artifacts.MINIO_VERSION.split("-")[1],
+        version=artifacts.GO_PARTS["minio"].version.split("-")[1],
         port=port,
         more_ports=(console,),
         url=f"http://{endpoint.hostname}:{console}",
         command=(
-            str(artifacts.minio(settings)),
+            str(artifacts.go_program(settings, "minio")),
             "server",
             str(data),
             f"--address={endpoint.hostname}:{port}",

@@ -6,9 +6,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, get_args
 
-Profile = Literal["core", "full"]
+Profile = Literal["core", "full", "observe"]
+"""Which servers; each profile has those of the ones before it."""
+
+PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 
 def _nothing() -> None:

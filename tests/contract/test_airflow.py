@@ -2,10 +2,12 @@
 
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
 
+from lakehouse.adapters import airflow as adapter
 from lakehouse.adapters.airflow import Airflow, Run, Task
 from lakehouse.errors import ServerUnavailableError, SettingsError, TerminalError
 from lakehouse.settings import AirflowSettings, Settings
@@ -41,6 +43,13 @@ def test_the_dag_processor_has_read_every_dag(airflow: Airflow) -> None:
     assert airflow.dag_ids() >= dags
 
 
+def test_dags_beyond_the_first_page_are_listed_too(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, paused = airflow.dag_ids(), airflow.paused()
+    assert len(listed) > 2
+    monkeypatch.setattr(adapter, "PAGE", 2)
+    assert (airflow.dag_ids(), airflow.paused()) == (listed, paused)
+
+
 def test_a_run_id_starts_one_run_only(airflow: Airflow, finished: Run) -> None:
     assert airflow.trigger(DAG_ID, finished.run_id) == finished
 
@@ -51,6 +60,35 @@ def test_waiting_reports_each_change_and_ends_with_the_final_state(airflow: Airf
     ((run, (task,)),) = seen
     assert run == finished
     assert (task.task_id, task.state in {"success", "skipped", "failed"}) == ("ingest", True)
+
+
+def test_a_finished_run_is_among_those_that_ended_since_its_end(airflow: Airflow, finished: Run) -> None:
+    (newest,) = airflow.past_runs([DAG_ID], most=1)
+    assert newest.dag_id == DAG_ID
+    assert newest.prefix == ""
+    assert newest.seconds > 0
+    ended = airflow.past_runs(since=newest.ended_at)
+    assert newest in ended
+    assert all(run.ended_at >= newest.ended_at for run in ended)
+    assert all(run.succeeded for run in airflow.past_runs([DAG_ID], {"success"}))
+
+
+def test_a_run_is_late_from_its_deadline_on_and_for_its_environment_alone(airflow: Airflow) -> None:
+    prefix = f"test_{uuid.uuid4().hex[:8]}_"
+    run_id = f"contract-{uuid.uuid4()}"
+    airflow.trigger(DAG_ID, run_id, {"prefix": prefix})
+    now = datetime.now(UTC)
+    try:
+        deadline = now + timedelta(minutes=30)  # of this DAG
+        assert airflow.late_runs(deadline - timedelta(minutes=1), prefix) == {}
+        assert airflow.late_runs(deadline + timedelta(minutes=1), prefix) == {DAG_ID: 1}
+        assert airflow.late_runs(deadline + timedelta(minutes=1), f"other_{prefix}") == {}
+    finally:
+        airflow.stop(DAG_ID, run_id)
+
+
+def test_each_dag_is_paused_or_not(airflow: Airflow) -> None:
+    assert airflow.paused().keys() >= airflow.dag_ids()
 
 
 def test_only_a_failed_run_has_a_failure_to_show(airflow: Airflow, finished: Run) -> None:

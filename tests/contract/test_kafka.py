@@ -278,6 +278,25 @@ def test_a_range_that_ends_in_an_aborted_transaction_ends(environment: Settings,
     assert rows_of(environment, single, OffsetRange(0, 1, 3)) == []
 
 
+def test_the_time_of_the_first_message_from_an_offset_on_is_found(environment: Settings, single: str) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    kafka.send(environment, single, [Message(None, b"%d" % n) for n in range(3)])
+    (stamped,) = [received.timestamp_millis for received in kafka.read(environment, single) if received.offset == 1]
+    found = kafka.stamped_from(environment, single, {0: 1})
+    assert found == {0: datetime.fromtimestamp(stamped / 1000, UTC)}
+    assert found[0] > before
+    assert kafka.stamped_from(environment, single, {0: 3}) == {}
+
+
+def test_the_first_message_behind_what_retention_took_is_the_first_that_is_left(
+    environment: Settings, single: str
+) -> None:
+    kafka.send(environment, single, [Message(None, b"gone")])
+    kafka.delete_records(environment, single)
+    kafka.send(environment, single, [Message(None, b"left")])
+    assert kafka.stamped_from(environment, single, {0: 0}) == kafka.stamped_from(environment, single, {0: 1}) != {}
+
+
 def test_offsets_that_retention_took_or_that_never_were_are_lost_data(environment: Settings, single: str) -> None:
     kafka.send(environment, single, [Message(None, b"old")] * 5)
     with pytest.raises(DataLossError, match="lost offsets of partition 0"):

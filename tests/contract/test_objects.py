@@ -96,6 +96,14 @@ def test_an_empty_object_has_no_bytes(stack: Settings, store: Objects, prefix: s
     assert (state.size_bytes, store.open(state.version, 0).read()) == (0, b"")
 
 
+def test_the_objects_of_a_bucket_are_counted_with_their_bytes(stack: Settings, store: Objects, prefix: str) -> None:
+    before = store.total(stack.s3.file_drop_bucket)
+    store.put(stack.s3.file_drop_bucket, f"{prefix}a", b"first", "1")
+    store.put(stack.s3.file_drop_bucket, f"{prefix}b", b"second", "2")
+    after = store.total(stack.s3.file_drop_bucket)
+    assert (after.objects - before.objects, after.size_bytes - before.size_bytes) == (2, 11)
+
+
 def test_a_store_that_does_not_answer_passes_and_one_that_does_not_know_us_does_not(
     stack: Settings, store: Objects, prefix: str
 ) -> None:

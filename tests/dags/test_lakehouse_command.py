@@ -33,7 +33,8 @@ def command(airflow: None, tmp_path: Path) -> Callable[..., Any]:
 
 
 def attempt(number: int) -> dict[str, Any]:
-    return {"ti": SimpleNamespace(try_number=number), "triggering_asset_events": {}}
+    task = SimpleNamespace(dag_id="made_up", run_id="manual__1", task_id="task", try_number=number)
+    return {"ti": task, "triggering_asset_events": {}}
 
 
 def is_alive(pid: int) -> bool:
@@ -106,6 +107,11 @@ def test_an_error_says_what_the_command_said_of_it(command: Callable[..., Any]) 
     script = "echo 'error: no table t: run `lakehouse tables apply`' >&2; echo 'a last line' >&2; exit 1"
     with pytest.raises(AirflowFailException, match=r"ended with 1: no table t: run `lakehouse tables apply`$"):
         command(script).execute(attempt(1))
+
+
+def test_all_that_a_command_starts_tells_for_which_run_and_task(command: Callable[..., Any]) -> None:
+    script = """sh -c 'printf "{\\"for\\": \\"%s\\"}\\n" "$LAKEHOUSE_RUN"'"""
+    assert command(script).execute(attempt(1)) == {"for": "made_up/manual__1/task"}
 
 
 OPTIONS = {"until": "--until", "again": "--again", "tables": "--table", "prefix": "LAKEHOUSE_PREFIX"}

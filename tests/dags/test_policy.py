@@ -16,14 +16,17 @@ from typing import Any, NoReturn
 
 import pytest
 import typer
+from jsonschema import Draft202012Validator, FormatChecker
 from typer.core import TyperGroup
 
+from lakehouse.api.conf import SPARK_MASTER
 from lakehouse.cli.main import app
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.stack.airflow import DOORBELL_CONNECTION, POOLS
 
 DAGS = PROJECT_ROOT / "dags"
 HELPERS = {"alerts", "doorbell", "lakehouse_command"}
+ADDRESSES = ("spark://elsewhere:7077", "k8s://https://elsewhere:443", "https://elsewhere/x", "s3://elsewhere/x")
 OPERATIONS = PROJECT_ROOT / "docs" / "operations.md"
 DAG_IDS = sorted({path.stem for path in DAGS.glob("*.py")} - HELPERS)
 
@@ -155,6 +158,18 @@ def test_a_param_that_does_not_fit_is_refused(dagbag: Any, dag_id: str, wrong: d
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=name):
         params[name] = value
+
+
+def test_no_param_but_the_spark_master_takes_an_address(dagbag: Any) -> None:
+    """The control API looks at that one by its name, and refuses masters that its settings do not have."""
+    schemas = [(name, dag.params.get_param(name).schema) for dag in dagbag.dags.values() for name in dag.params]
+    schemas += [(name, schema["items"]) for name, schema in schemas if "items" in schema]
+    taking = {
+        name
+        for name, schema in schemas
+        if any(Draft202012Validator(schema, format_checker=FormatChecker()).is_valid(one) for one in ADDRESSES)
+    }
+    assert taking == {SPARK_MASTER, "select"}  # dbt looks for a model of that name, and nowhere else
 
 
 def test_the_operations_page_has_each_param_variable_and_connection_and_no_other(dagbag: Any) -> None:

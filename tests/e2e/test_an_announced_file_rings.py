@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lakehouse import announce, file_notifications
+from lakehouse import announce, audit_notifications
 from lakehouse.adapters import kafka
 from lakehouse.adapters.airflow import Airflow
 from lakehouse.adapters.file_store import FileStore, ListedFile
@@ -60,4 +60,4 @@ def test_an_announced_file_wakes_a_run_that_takes_it_up_whatever_came_before(own
         wait_until(lambda: bool(rung(airflow) - before), "the doorbell did not ring", WAIT_SECONDS)
         (announced,) = announce.announce(own, [file], "sales")
         wait_until(lambda: status(own, announced) == "done", "no run took the file up", WAIT_SECONDS)
-        assert file_notifications.audit(own).ok
+        assert audit_notifications.audit(own).ok

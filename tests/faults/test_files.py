@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from lakehouse import file_notifications
+from lakehouse import audit_notifications, file_notifications
 from lakehouse.adapters.file_store import FileStore
 from lakehouse.file_contract import DATASETS
 from lakehouse.file_ledger import ALONE_AFTER, GIVE_UP_AFTER
@@ -101,7 +101,7 @@ def test_a_killed_run_loses_and_doubles_nothing(shop: Shop, failpoint: str) -> N
     ]
     outcomes = "SELECT outcome, count(*) FROM {s}.file_notifications GROUP BY outcome ORDER BY outcome"
     assert ask(settings, outcomes) == [("announced", 5), ("refused", 1)]
-    found = file_notifications.audit(settings)
+    found = audit_notifications.audit(settings)
     assert (found.gaps, found.waiting) == ((), 0)
 
 

@@ -12,7 +12,6 @@ from lakehouse import query_history
 from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.catalog import Lake
 from lakehouse.errors import LakehouseError
-from lakehouse.settings import load_settings
 from lakehouse.stack import artifacts
 from lakehouse.stack.launch import NAME_MARK
 from lakehouse.tables import QUERY_HISTORY
@@ -40,10 +39,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def shop(servers: Stack) -> Iterator[Shop]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in servers.environment.items():
-            patch.setenv(name, value)
-        settings = artifacts.with_local_spark(load_settings())
+    settings = artifacts.with_local_spark(servers.settings())
     settings = settings.model_copy(update={"prefix": f"test_{secrets.token_hex(4)}_"})
     with opened(settings, servers.environment) as shop:
         yield shop

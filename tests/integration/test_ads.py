@@ -14,10 +14,10 @@ from pyarrow import fs, parquet
 from lakehouse.adapters import ads_store, s3, trino
 from lakehouse.adapters.ads_api import AdApi
 from lakehouse.adapters.ads_archive import AdsArchive
-from lakehouse.adapters.ads_store import Session
+from lakehouse.adapters.ads_store import AdsStore, Session
 from lakehouse.adapters.postgres import drop_schema
 from lakehouse.ads import archive, load
-from lakehouse.ads.audit import audit
+from lakehouse.ads.audit import audit, compare_counts
 from lakehouse.ads.backup import Backups
 from lakehouse.environment import apply
 from lakehouse.errors import ServerUnavailableError, TerminalError, TransientError
@@ -405,6 +405,32 @@ def test_a_store_that_returns_other_rows_lets_nothing_leave(filled: AdShop, monk
     assert filled.shown() == shown
     archive.run(filled.settings, now=NOW)
     assert filled.shown() == shown
+
+
+def test_counts_alone_tell_what_is_lacking_while_a_load_and_an_archiving_have_their_turns(filled: AdShop) -> None:
+    settings = filled.settings
+    archive.run(settings, now=NOW)
+    with AdsStore(settings).session() as session:
+        assert session.take_turn("load")
+        assert session.take_turn("archive")
+        assert compare_counts(settings, NOW) == ()
+        filled.sql(
+            "INSERT INTO {schema}.rejected SELECT run_id, 1, 999, 'not_json', NULL, 'nobody sent it', '' "
+            "FROM {schema}.loads"
+        )
+        filled.sql(f"UPDATE {{schema}}.archive_batches SET rows = rows + 1 WHERE shown_date = '{OLDER}'")
+        lake, backups = AdsArchive(settings), Backups(settings)
+        (path,) = [file.path for file in lake.held(lake.load_archive(), OLD)]
+        lake.append(IMPRESSIONS_ARCHIVE, [path], expected={}, properties={}, run_id="twice", summary={})
+        (run,), _ = backups.runs()
+        assert {gap.what: gap.examples for gap in compare_counts(settings, NOW)} == {
+            "loads with other refused records than are set aside": (run.run_id,),
+            "dates whose archive has other rows than were archived": (OLDER.isoformat(),),
+            "files that the archive has twice": (path,),
+        }
+        backups.remove(run)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        assert "loads whose backup is gone" in {gap.what for gap in compare_counts(settings, tomorrow)}
 
 
 def test_an_audit_names_what_is_wrong(filled: AdShop) -> None:

@@ -33,7 +33,7 @@ def blocks() -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def shop(module_environment: Settings) -> Iterator[Settings]:
-    """An environment with four events and their marts, published."""
+    """An environment with four events and the mart that the page reads, published."""
     apply(module_environment)
     moment = "TIMESTAMP '2026-11-18 {:02}:00:00 UTC'".format
     rows = ", ".join(
@@ -43,7 +43,7 @@ def shop(module_environment: Settings) -> Iterator[Settings]:
     )
     table = f"{module_environment.catalog.name}.{module_environment.prefix}events.user_actions"
     trino.query(module_environment.trino_as("ingest"), f"INSERT INTO {table} {EVENT_COLUMNS} VALUES {rows}")
-    transform.build(module_environment)
+    transform.build(module_environment, "+fct_events_daily")
     yield module_environment
     shutil.rmtree(transform.target_directory(module_environment), ignore_errors=True)
 

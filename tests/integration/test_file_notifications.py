@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lakehouse import announce, file_notifications, ingest, transform
+from lakehouse import announce, audit_notifications, file_notifications, ingest, transform
 from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.objects import Objects
 from lakehouse.announce import Misbehaviour
@@ -75,7 +75,7 @@ def said(settings: Settings, monkeypatch: pytest.MonkeyPatch, *words: str, code:
 def assert_settled(settings: Settings, lines: list[Line]) -> None:
     """Prove that the aggregates are those of these lines, and that the audit says so too."""
     assert aggregates(settings) == counted(lines)
-    found = file_notifications.audit(settings)
+    found = audit_notifications.audit(settings)
     assert (found.gaps, found.waiting, found.counts["pending"]) == ((), 0, 0)
 
 
@@ -226,7 +226,7 @@ def test_a_correction_moves_a_file_to_another_day_and_the_old_one_says_that_it_h
     assert aggregates(counter) == counted(MORNING, "2023-10-22")
     left = ask(counter, "SELECT sku, line_count, amount_sum FROM {s}.file_aggregates WHERE event_date = '2023-10-23'")
     assert sorted(left) == [("s1", 0, Decimal("0.00")), ("s2", 0, Decimal("0.00"))]
-    assert file_notifications.audit(counter).ok
+    assert audit_notifications.audit(counter).ok
 
 
 def test_files_in_any_order_and_any_number_of_runs_give_the_same_days(
@@ -330,7 +330,7 @@ def test_notifications_that_kafka_dropped_are_told_once_and_remembered(counter: 
 
 def assert_settled_but(settings: Settings, lines: list[Line], kind: str) -> None:
     assert aggregates(settings) == counted(lines)
-    assert [gap.kind for gap in file_notifications.audit(settings).gaps] == [kind]
+    assert [gap.kind for gap in audit_notifications.audit(settings).gaps] == [kind]
 
 
 @pytest.mark.faults
@@ -390,10 +390,10 @@ def test_a_message_that_the_group_passed_and_no_row_has_is_a_gap(counter: Settin
     file_notifications.run(counter)
     deleted = "DELETE FROM {s}.file_notifications WHERE outcome = 'announced' RETURNING 1"
     ask(counter, f"WITH x AS ({deleted}) SELECT count(*) FROM x")
-    (gap,) = file_notifications.audit(counter).gaps
+    (gap,) = audit_notifications.audit(counter).gaps
     assert (gap.kind, gap.count) == ("unrecorded messages", 1)
     ask(counter, "WITH x AS (UPDATE {s}.file_aggregates SET line_count = 9 RETURNING 1) SELECT count(*) FROM x")
-    assert [gap.kind for gap in file_notifications.audit(counter).gaps] == ["aggregates", "unrecorded messages"]
+    assert [gap.kind for gap in audit_notifications.audit(counter).gaps] == ["aggregates", "unrecorded messages"]
 
 
 def test_a_producer_that_misbehaves_in_every_way_harms_nobody(counter: Settings, tmp_path: Path) -> None:

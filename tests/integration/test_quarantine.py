@@ -28,6 +28,7 @@ from tests.shops import event, wait_until
 
 pytestmark = pytest.mark.integration
 
+MARTS = "+fct_events_daily +fct_data_quality_daily"
 STILL_REFUSED = {"not_json": 1, "not_utf8": 1, "tombstone": 1}
 BEFORE_THE_COMMIT = {
     "mid-file": "mid-file:kill:1",
@@ -300,7 +301,7 @@ def test_a_replay_beside_a_running_ingest_disturbs_neither_and_the_mart_counts_a
     assert counts(result) == (3, 3, 0, 1)
     assert result.waiting_rows == 1
     assert_sound(settings, replayed=3)
-    transform.build(settings)
+    transform.build(settings, MARTS)
     assert (audit(settings).aggregated_rows, audit(settings).unaggregated_rows) == (5, 0)
     running.release()
     running.ends(0)
@@ -311,7 +312,7 @@ def test_a_replay_beside_a_running_ingest_disturbs_neither_and_the_mart_counts_a
     assert (report.aggregated_rows, report.unaggregated_rows) == (5, 1)
     assert result.refused_by_reason == STILL_REFUSED
     assert counts(quarantine.replay(settings)) == (0, 4, 3, 0)
-    transform.build(settings)
+    transform.build(settings, MARTS)
     mart = f"lake.{settings.prefix}marts"
     assert trino.query(
         settings.trino_as("admin"),

@@ -47,10 +47,7 @@ def settings(second: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
 def running(second: Stack) -> Stack:
     """The stack with a row, an object, a message and a table in it."""
     second.up()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in second.environment.items():
-            patch.setenv(name, value)
-        settings = load_settings()
+    settings = second.settings()
     with postgres.connect(settings) as connection:
         connection.execute("CREATE TABLE kept (n int)")
         connection.execute("INSERT INTO kept VALUES (42)")
@@ -88,7 +85,7 @@ def test_status_before_the_first_start_says_stopped_and_exits_0(second: Stack) -
     rows = json.loads(second.run("status", "--output", "json").stdout)["servers"]
     assert {row["health"] for row in rows} == {"stopped"}
     fields = {"name", "pid", "port", "url", "version", "rss_bytes", "health", "detail"}
-    assert [set(row) for row in rows] == [fields] * 10
+    assert [set(row) for row in rows] == [fields] * 14
     assert "nothing was running" in second.run("down").stderr
 
 
@@ -125,7 +122,7 @@ def test_no_server_listens_beyond_the_loopback(running: Stack) -> None:
 def test_no_secret_stands_in_a_command_line_or_in_the_configuration(running: Stack) -> None:
     lines = running.home.joinpath("credentials.env").read_text().splitlines()
     secrets = [line.partition("=")[2] for line in lines]
-    assert len(secrets) == 14
+    assert len(secrets) == 15
     files = [path.read_text() for path in running.home.joinpath("conf").rglob("*") if path.is_file()]
     texts = [*files, *(" ".join(process.cmdline()) for process in running.processes())]
     assert [text for text in texts if any(secret in text for secret in secrets)] == []

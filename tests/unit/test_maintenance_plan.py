@@ -330,7 +330,16 @@ def test_what_became_due_within_a_day_is_no_problem_yet() -> None:
     found = health(fresh, POLICY, NOW)
     assert found.is_healthy
     assert (found.small_file_debt, found.orphan_bytes) == (29, 100)
-    assert not health(fresh, POLICY, NOW + DAY).is_healthy
+    assert (found.due_files, found.overdue_files) == (29, 0)
+    later = health(fresh, POLICY, NOW + DAY)
+    assert not later.is_healthy
+    assert (later.due_files, later.overdue_files) == (29, 29)
+
+
+def test_the_files_of_a_day_that_is_written_each_second_are_never_overdue() -> None:
+    found = health(with_partitions(partition(20_000, written=timedelta(seconds=1))), POLICY, NOW)
+    assert found.small_file_debt > 19_000
+    assert found.overdue_files == 0
 
 
 def test_a_problem_is_told_once_for_each_partition() -> None:

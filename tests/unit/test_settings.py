@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lakehouse.errors import SettingsError
-from lakehouse.settings import PROJECT_ROOT, Settings, get_settings, load_settings
+from lakehouse.settings import PROJECT_ROOT, STANDARD_OUTPUT, Settings, get_settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,21 @@ def test_a_relative_path_means_the_directory_the_command_runs_in(
     assert settings.home == tmp_path / "state"
     assert settings.cache == tmp_path / "person" / "servers"
     assert settings.credentials_file == tmp_path / "state" / "credentials.env"
+
+
+def test_a_relative_path_of_a_server_means_the_directory_the_command_runs_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAKEHOUSE_API__CALLERS_FILE", "callers.json")
+    monkeypatch.setenv("LAKEHOUSE_API__AUDIT_FILE", "audit.jsonl")
+    monkeypatch.setenv("LAKEHOUSE_PROMETHEUS__RULES_DIRECTORY", "rules")
+    settings = load_settings()
+    assert settings.api_callers_file == tmp_path / "callers.json"
+    assert settings.api_audit_file == tmp_path / "audit.jsonl"
+    assert settings.prometheus.rules_directory == tmp_path / "rules"
+    monkeypatch.setenv("LAKEHOUSE_API__AUDIT_FILE", "-")
+    assert load_settings().api_audit_file == STANDARD_OUTPUT
 
 
 def test_the_home_is_in_the_work_tree_and_the_cache_outside_unless_told(

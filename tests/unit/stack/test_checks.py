@@ -104,7 +104,7 @@ def test_root_without_setpriv_is_told_so(settings: Settings, monkeypatch: pytest
 
 
 def findings(settings: Settings) -> dict[str, checks.Finding]:
-    return {finding.check: finding for finding in checks.examine(settings)}
+    return {finding.check: finding for finding in checks.examine(settings, "full")}
 
 
 def test_doctor_goes_on_after_a_failing_check_and_changes_nothing(settings: Settings, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_doctor_goes_on_after_a_failing_check_and_changes_nothing(settings: Sett
     assert found["python"].ok
     assert found["java"].detail.startswith("25.")
     assert not found["servers installed"].ok
-    assert "run `lakehouse stack install`" in found["servers installed"].detail
+    assert "run `lakehouse stack install --profile full`" in found["servers installed"].detail
     assert not found["certificates"].ok
     assert "gone.pem" in found["certificates"].detail
     assert list(tmp_path.iterdir()) == []

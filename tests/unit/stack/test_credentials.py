@@ -35,7 +35,7 @@ def test_no_two_secrets_and_no_two_stacks_are_alike(tmp_path: Path) -> None:
         settings = Settings(home=tmp_path / name)
         credentials.ensure(settings)
         values += secrets_in(settings.credentials_file).values()
-    assert len(values) == len(set(values)) == 28
+    assert len(values) == len(set(values)) == 30
     assert min(map(len, values)) >= 32
 
 

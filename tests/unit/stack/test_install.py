@@ -115,8 +115,7 @@ def _only_a_small_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def with_everything_else_installed(settings: Settings) -> Settings:
-    artifacts.minio(settings).parent.mkdir(parents=True)
-    artifacts.minio(settings).touch()
+    artifacts.go_directory(settings, "minio").mkdir(parents=True)
     artifacts.catalog_classes(settings).mkdir(parents=True)
     return settings
 
@@ -137,18 +136,24 @@ WHOLE = {"one-1.0.jar": ONE, "other-2.1-shaded.jar": OTHER}
 
 def test_an_install_brings_exactly_the_locked_files(settings: Settings, registry: Registry) -> None:
     seen = list[tuple[str, int, int | None, str]]()
-    install.install(settings, lambda *step: seen.append(step))
+    install.install(settings, "full", lambda *step: seen.append(step))
     assert fetched_files(settings) == WHOLE
     assert sorted(registry.fetched) == sorted(PATHS)
     assert seen[-1] == ("kafka", 8000, 8000, "bytes")
-    assert install.missing(settings) == {}
+    assert install.missing(settings, "full") == {}
     assert not list(settings.cache.rglob("java.flags"))
 
 
+def test_only_the_profile_that_observes_needs_what_observes(settings: Settings) -> None:
+    install.install(settings, "full")
+    assert install.missing(settings, "full") == {}
+    assert install.missing(settings, "observe") == {"prometheus": 0, "alertmanager": 0}
+
+
 def test_a_second_install_asks_the_registry_for_nothing(settings: Settings, registry: Registry) -> None:
-    install.install(settings)
+    install.install(settings, "full")
     registry.fetched.clear()
-    install.install(settings)
+    install.install(settings, "full")
     assert registry.fetched == []
 
 
@@ -157,11 +162,11 @@ def test_an_interrupted_install_goes_on_with_the_files_it_lacks(settings: Settin
     with pytest.raises(
         ServerUnavailableError, match=r"could not fetch 1 of 2 files of kafka .*not found: org\.example#one;1\.0"
     ):
-        install.install(settings)
+        install.install(settings, "full")
     assert not artifacts.part_directory(settings, "kafka").exists()
     registry.files = dict(PATHS)
     registry.fetched.clear()
-    install.install(settings)
+    install.install(settings, "full")
     assert registry.fetched == ["/org/example/one/1.0/one-1.0.jar"]
     assert fetched_files(settings) == WHOLE
 
@@ -169,27 +174,27 @@ def test_an_interrupted_install_goes_on_with_the_files_it_lacks(settings: Settin
 def test_a_damaged_file_of_an_interrupted_install_is_fetched_again(settings: Settings, registry: Registry) -> None:
     del registry.files["/org/example/deep/other/2.1/other-2.1-shaded.jar"]
     with pytest.raises(ServerUnavailableError):
-        install.install(settings)
+        install.install(settings, "full")
     draft = artifacts.part_directory(settings, "kafka").with_suffix(".draft")
     assert (draft / "one-1.0.jar").read_bytes() == ONE
     (draft / "one-1.0.jar").write_bytes(ONE[::-1])
     (draft / "other-2.1-shaded.jar").write_bytes(OTHER[:-1])
     registry.files = dict(PATHS)
-    install.install(settings)
+    install.install(settings, "full")
     assert fetched_files(settings) == WHOLE
 
 
 def test_a_file_that_is_not_the_locked_one_is_refused(settings: Settings, registry: Registry) -> None:
     registry.files["/org/example/one/1.0/one-1.0.jar"] = ONE[::-1]
     with pytest.raises(StackError, match=r"one-1\.0\.jar .* is not the file of kafka\.lock \(sha256 differs\)"):
-        install.install(settings)
+        install.install(settings, "full")
     assert not artifacts.part_directory(settings, "kafka").exists()
 
 
 def test_an_unreachable_registry_is_reported_with_the_reason(settings: Settings, registry: Registry) -> None:
     registry.server_close()
     with pytest.raises(ServerUnavailableError, match=r"Connection refused.*run again; what was fetched is kept"):
-        install.install(settings)
+        install.install(settings, "full")
 
 
 def test_a_proxy_of_the_environment_is_used_with_its_login(
@@ -198,7 +203,7 @@ def test_a_proxy_of_the_environment_is_used_with_its_login(
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40s%22s%5C@127.0.0.1:{registry.server_port}")
     behind = settings.model_copy(update={"maven_repository": "https://maven.invalid/"})
     with pytest.raises(ServerUnavailableError) as caught:
-        install.install(behind)
+        install.install(behind, "full")
     assert {address for address, _ in registry.proxied} == {"maven.invalid:443"}
     login = b64encode(b'me:p@s"s\\').decode()
     assert f"Basic {login}" in {given for _, given in registry.proxied}
@@ -212,21 +217,21 @@ def test_a_registry_that_no_proxy_names_is_reached_directly(
 ) -> None:
     monkeypatch.setenv("http_proxy", "127.0.0.1:1")
     monkeypatch.setenv("no_proxy", excepted)
-    install.install(settings)
+    install.install(settings, "full")
     assert fetched_files(settings) == WHOLE
 
 
 def test_a_missing_file_of_authorities_is_named(settings: Settings, tmp_path: Path) -> None:
     wrong = settings.model_copy(update={"ca_bundle": tmp_path / "gone.pem"})
     with pytest.raises(SettingsError, match=r"gone\.pem.*No such file or directory.*correct or unset it"):
-        install.install(wrong)
+        install.install(wrong, "full")
 
 
 def test_a_file_of_authorities_without_any_is_named(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     wrong = settings.model_copy(update={"ca_bundle": tmp_path / "empty.pem"})
     with pytest.raises(SettingsError, match=r"empty\.pem.*no certificates in PEM format"):
-        install.install(wrong)
+        install.install(wrong, "full")
 
 
 def test_a_java_that_is_too_old_is_refused_before_anything_is_fetched(
@@ -237,9 +242,9 @@ def test_a_java_that_is_too_old_is_refused_before_anything_is_fetched(
     program.write_text("#!/bin/sh\necho 'openjdk version \"21.0.9\" 2025-10-21' >&2\n")
     program.chmod(0o755)
     with pytest.raises(StackError, match=r"is Java 21\.0\.9, too old: set LAKEHOUSE_JAVA_HOME to a Java 24 or newer"):
-        install.install(settings.model_copy(update={"java_home": tmp_path / "old"}))
+        install.install(settings.model_copy(update={"java_home": tmp_path / "old"}), "full")
     with pytest.raises(StackError, match=r"can't run .*nowhere/bin/java \(No such file or directory\)"):
-        install.install(settings.model_copy(update={"java_home": tmp_path / "nowhere"}))
+        install.install(settings.model_copy(update={"java_home": tmp_path / "nowhere"}), "full")
     assert registry.fetched == []
 
 
@@ -248,7 +253,7 @@ def test_a_cache_on_a_full_disk_is_refused_before_anything_is_fetched(
 ) -> None:
     (artifacts.LOCKS / "kafka.lock").write_text(f"{'0' * 64} {10**18} org.example:huge:1.0:jar\n")
     with pytest.raises(StackError, match=r"the servers need 1000000000\.0 GB: free some space or set LAKEHOUSE_CACHE"):
-        install.install(settings)
+        install.install(settings, "full")
     assert registry.fetched == []
 
 
@@ -258,7 +263,7 @@ INSTALL = """
     from lakehouse.stack import artifacts, install
     artifacts.LOCKS, artifacts.JAR_PARTS = pathlib.Path({locks!r}), ("kafka",)
     try:
-        install.install(get_settings())
+        install.install(get_settings(), "full")
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -303,7 +308,7 @@ def test_ctrl_c_ends_an_install_with_its_children_and_the_next_one_completes_it(
 
     registry.held_back.set()
     registry.held_back = None
-    install.install(settings)
+    install.install(settings, "full")
     assert fetched_files(settings) == WHOLE
 
 
@@ -320,7 +325,7 @@ def test_what_a_killed_install_left_running_keeps_the_next_one_waiting(settings:
 
     registry.held_back.set()
     registry.held_back = None
-    install.install(settings)
+    install.install(settings, "full")
     assert has_ended(child)
     assert fetched_files(settings) == WHOLE
 

@@ -1,0 +1,1 @@
+"""The health exporter: what the platform knows about itself, as metrics for Prometheus and for `lakehouse top`."""
