@@ -10,14 +10,15 @@ each of their files, so that a query can tell by the path whether a row counts:
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from typing import Any, Self
+from typing import Self
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from lakehouse import manifests
 
 _FORMAT = 1
 _NAME = re.compile(r"part-(\d{6,})-(\d{8}T\d{6}Z)-([0-9a-f]{32})")
@@ -124,8 +125,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as it is stored, indented for people."""
-        document = {"format": _FORMAT} | asdict(self)
-        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        return manifests.to_json(self, _FORMAT)
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -134,10 +134,7 @@ class Manifest:
         Raises:
             ValueError: it is cut off, or of a format that this program does not know.
         """
-        try:
-            document: dict[str, Any] = orjson.loads(text)
-            if document["format"] != _FORMAT:
-                raise ValueError("a newer program wrote it")
+        with manifests.read(text, _FORMAT) as document:
             return cls(
                 table=document["table"],
                 date=date.fromisoformat(document["date"]),
@@ -150,8 +147,6 @@ class Manifest:
                 files=tuple(ArchivedFile(**file) for file in document["files"]),
                 taken_from=tuple(SourceFile(file["path"], tuple(file["deletes"])) for file in document["taken_from"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"it lacks what a manifest has: {error!r}") from error
 
 
 class ContentHash:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from lakehouse.adapters import kafka
+from lakehouse.adapters.airflow import Airflow
 from lakehouse.environment import drop
 from lakehouse.settings import Settings, get_settings
 from lakehouse.stack import artifacts, local
@@ -48,6 +49,13 @@ def stack(_ran_before: bool) -> Settings:
 def full_stack(stack: Settings) -> Settings:
     """Settings of a running stack with Airflow."""
     return _up("full")
+
+
+@pytest.fixture(scope="module")
+def airflow(full_stack: Settings) -> Iterator[Airflow]:
+    """A client of the running Airflow."""
+    with Airflow(full_stack.airflow) as client:
+        yield client
 
 
 @contextmanager

@@ -114,10 +114,10 @@ def compare_counts(settings: Settings, now: datetime) -> tuple[Gap, ...]:
     archive = AdsArchive(settings)
     with AdsStore(settings).session() as session:
         session.snapshot()
-        loads, batches, refused = session.loads(), _settled(session), session.rejected_of_loads()
+        loads, batches, refused = session.loads(), _archived_batches(session), session.rejected_of_loads()
         session.rollback()
         held = archive.held(archive.load_archive())
-        same = _settled(session)
+        same = _archived_batches(session)
     loaded = {load.run_id for load in loads}
     rows = Counter({file.path: file.rows for file in held})
     found = {
@@ -140,7 +140,7 @@ def compare_counts(settings: Settings, now: datetime) -> tuple[Gap, ...]:
     return tuple(Gap(what, len(places), tuple(places[:_NAMED])) for what, places in found.items() if places)
 
 
-def _settled(session: Session) -> dict[date, Batch]:
+def _archived_batches(session: Session) -> dict[date, Batch]:
     """The batch that says what the archive has of each date, without dates that an archiving is at work on."""
     newest = {batch.shown_date: batch for batch in session.batches() if batch.state != "abandoned"}
     return {day: batch for day, batch in newest.items() if batch.state == "archived"}

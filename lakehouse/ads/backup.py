@@ -12,13 +12,13 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import orjson
 from pyarrow import fs
 
+from lakehouse import manifests
 from lakehouse.adapters import s3
 from lakehouse.errors import TerminalError
 from lakehouse.settings import Settings
@@ -110,8 +110,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as it is stored, indented for people."""
-        document = {"format": _FORMAT} | asdict(self)
-        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        return manifests.to_json(self, _FORMAT)
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -120,10 +119,7 @@ class Manifest:
         Raises:
             ValueError: it is cut off, or of a format that this program does not know.
         """
-        try:
-            document: dict[str, Any] = orjson.loads(text)
-            if document["format"] != _FORMAT:
-                raise ValueError("a newer program wrote it")
+        with manifests.read(text, _FORMAT) as document:
             interval = document["interval"]
             return cls(
                 run_id=document["run_id"],
@@ -133,8 +129,6 @@ class Manifest:
                 stored_at=datetime.fromisoformat(document["stored_at"]),
                 parts=tuple(Part(**part) for part in document["parts"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"it lacks what a manifest has: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,7 +1,6 @@
 """The client of Airflow's REST API, against the real servers."""
 
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,12 +14,6 @@ from lakehouse.settings import AirflowSettings, Settings
 pytestmark = pytest.mark.integration
 
 DAG_ID = "ingest_user_actions"
-
-
-@pytest.fixture(scope="module")
-def airflow(full_stack: Settings) -> Iterator[Airflow]:
-    with Airflow(full_stack.airflow) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -40,12 +40,6 @@ STOP_SECONDS = 30
 """Airflow tells a task to end at its next heartbeat; some of them are allowed to pass on a busy machine."""
 
 
-@pytest.fixture(scope="module")
-def airflow(full_stack: Settings) -> Iterator[Airflow]:
-    with Airflow(full_stack.airflow) as client:
-        yield client
-
-
 @pytest.fixture
 def shop(full_stack: Settings, environment: Settings) -> Settings:
     return open_shop(environment, 2)

@@ -1,7 +1,6 @@
 """The real scheduler and triggerer wait for a file without a worker, and the Spark job brings it into the tables."""
 
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -16,12 +15,6 @@ from tests.shops import open_shop, wait_until
 pytestmark = pytest.mark.integration
 
 DAG = "event_transformation"
-
-
-@pytest.fixture(scope="module")
-def airflow(full_stack: Settings) -> Iterator[Airflow]:
-    with Airflow(full_stack.airflow) as client:
-        yield client
 
 
 @pytest.fixture
