@@ -5,6 +5,7 @@ import re
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import TypeGuard
 
 from lakehouse.settings import PROJECT_ROOT
 
@@ -57,12 +58,19 @@ def packages_of(modules: set[str]) -> set[str]:
 
 def _imports(path: str) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse((PROJECT_ROOT / path).read_text())):
+    waiting: list[ast.AST] = [ast.parse((PROJECT_ROOT / path).read_text())]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.orelse if _for_types_only(node) else ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
     return found
+
+
+def _for_types_only(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _ours(module: str) -> str | None:
