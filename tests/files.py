@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
+from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ from lakehouse.adapters import file_store, kafka
 from lakehouse.adapters.kafka import Message
 from lakehouse.adapters.objects import Objects, ObjectState
 from lakehouse.adapters.postgres import connect
-from lakehouse.file_contract import TOPIC_PARTITIONS
+from lakehouse.file_contract import TOPIC_PARTITIONS, Notification
 from lakehouse.settings import Settings
 
 HEADER = "user_id,sku,product_name,quantity,amount"
@@ -57,6 +58,22 @@ def store(settings: Settings, name: str, data: bytes | Path) -> ObjectState:
     whole = data if isinstance(data, bytes) else data.read_bytes()
     sha256 = hashlib.sha256(whole).hexdigest()
     return Objects(settings.s3).put(settings.s3.file_drop_bucket, f"{settings.prefix}{name}", whole, sha256)
+
+
+def notification(key: str = "a.csv", version: str = "v1", **more: Any) -> Notification:
+    """A notification of a version of a file that nobody has stored."""
+    known: dict[str, Any] = {
+        "bucket": "file-drop",
+        "key": key,
+        "version_id": version,
+        "etag": None,
+        "size_bytes": 10,
+        "sha256": "0" * 64,
+        "format": "csv",
+        "dataset": "sales",
+        "event_date": date(2023, 10, 23),
+    }
+    return Notification(**known | more)
 
 
 def announcement(stored: ObjectState, **changes: Any) -> dict[str, Any]:

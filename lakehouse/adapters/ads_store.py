@@ -203,6 +203,10 @@ class AdsStore:
                 connection.execute("SET TIME ZONE 'UTC'")
                 # What a part of a backup needs stays in memory as a temporary table.
                 connection.execute("SET temp_buffers = '32MB'")
+                # Writers wait while a date is compared row by row: with little memory its join takes many passes.
+                connection.execute("SET work_mem = '64MB'")
+                # A plan that was made for a small table would be kept while a long load makes it large.
+                connection.prepare_threshold = None
                 connection.commit()
                 yield Session(connection, self._schema, name)
         except (UndefinedTable, InvalidSchemaName) as error:
@@ -309,7 +313,7 @@ class Session:
         inserted = self._run(
             "INSERT INTO {schema}.impressions SELECT {columns} FROM staged ON CONFLICT DO NOTHING", columns=columns
         )
-        if inserted == staged and not repair:
+        if inserted == staged:
             return Merged(inserted, 0, 0)
         measures = [name for name in SCHEMA.names if name not in KEY]
         changed = [name for name in measures if name not in ("updated_at", "arrived_at")]

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from lakehouse.errors import TerminalError, TransientError
 from lakehouse.file_contract import FileReason, Notification, Refusal
 from lakehouse.file_ledger import ALONE_AFTER, GIVE_UP_AFTER, Coordinates, Day, Drained, LedgerRow, plan_work
 from lakehouse.settings import Settings
-from tests.files import aggregates, ask, ledger
+from tests.files import aggregates, ask, ledger, notification
 
 pytestmark = pytest.mark.integration
 
@@ -26,21 +25,6 @@ DAY = Day("sales", date(2023, 10, 23))
 def store(environment: Settings) -> FileStore:
     file_store.apply(environment)
     return FileStore(environment)
-
-
-def notification(key: str, version: str = "v1", **more: Any) -> Notification:
-    known: dict[str, Any] = {
-        "bucket": "file-drop",
-        "key": key,
-        "version_id": version,
-        "etag": None,
-        "size_bytes": 10,
-        "sha256": "0" * 64,
-        "format": "csv",
-        "dataset": "sales",
-        "event_date": DAY.event_date,
-    }
-    return Notification(**known | more)
 
 
 def message(offset: int, verdict: Notification | Refusal, topic_id: str = "t1") -> Drained:

@@ -20,24 +20,10 @@ from lakehouse.file_ledger import (
     plan_work,
 )
 from lakehouse.file_task import TASK_BYTES, TASK_FILES, plan_tasks
+from tests.files import notification
 
 START = datetime(2023, 10, 24, tzinfo=UTC)
 DAY = date(2023, 10, 23)
-
-
-def notification(key: str = "a.csv", version: str = "v1", **more: Any) -> Notification:
-    known: dict[str, Any] = {
-        "bucket": "file-drop",
-        "key": key,
-        "version_id": version,
-        "etag": None,
-        "size_bytes": 10,
-        "sha256": "0" * 64,
-        "format": "csv",
-        "dataset": "sales",
-        "event_date": DAY,
-    }
-    return Notification(**known | more)
 
 
 def drained(verdict: Notification | Refusal, offset: int = 0) -> Drained:
