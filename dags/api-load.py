@@ -59,7 +59,8 @@ with DAG(
                 type=["null", "string"],
                 pattern=r"^[\w.-]+$",
                 title="Account",
-                description="Account at the ad API whose impressions are read.",
+                description="Account at the ad API whose impressions are read; accounts that share ids need an "
+                "environment each.",
             ),
             "prefix": prefix_param(),
         }

@@ -9,13 +9,15 @@ Spark job `event-transformation` bring them into `events.user_actions`; lines th
 
 **Downstream**: asset `events.user_actions`, on which the DAG `transform` runs.
 A run that finds every file in the tables already is *skipped* and starts nothing.
+When no file came in time the run fails, and `files_of_days_before` still brings what came for the days before.
 
 **Why this schedule**: each morning, when the day's files are expected; they may come up to five hours later.
 While it waits, it holds no worker: the triggerer looks every 15 seconds.
 One run at a time, because the commits of files are numbered one after the other.
 
-**Interval**: the date of the run, and the seven days before it, where corrected files are looked for. A run that
-somebody triggers without a date takes today. A backfill takes the date of each of its intervals.
+**Interval**: the date of the run, and the seven days before it, where late and corrected files are looked for. A run
+that somebody triggers without a date takes today. A backfill takes the date of each of its intervals. Files of other
+dates wait in the bucket: the result names them under `waiting`, with the command that brings them.
 
 **Safe to re-run?** Always. A version of a file is in the tables once, and a corrected file replaces exactly what its
 earlier version brought.
@@ -26,9 +28,10 @@ earlier version brought.
 
 | what the task says | what to do |
 | --- | --- |
-| up for retry, exit 75 | a server is away, or a file changes while it is read. It retries by itself. |
+| up for retry, exit 75 | a server is away or fails on a file, or a file changes meanwhile. It retries by itself. |
 | failed, no CSV file came | nobody dropped one in time; ask who sends them, then trigger again with that date. |
 | failed, exit 1, events are in the archive | the message says what to restore, then trigger again. |
+| failed, exit 1, a file can't be read | the message names it, all others are done; have it readable or dropped anew. |
 | failed, exit 1, another run was quicker | a replay, an archiving or a second run committed meanwhile; trigger again. |
 | failed, exit 3 | a commit's answer got lost; when the catalog is back, trigger again: the table tells. |
 | many lines of a file in quarantine | `lakehouse quarantine list --file` says why; drop a corrected file. |
@@ -127,19 +130,22 @@ with DAG(
         timeout=timedelta(hours=5).total_seconds(),
         execution_timeout=timedelta(hours=6),
     )
-    # Runs the Spark job: reads new and corrected files and commits their records, each version once.
-    load = LakehouseCommand(
-        task_id="event_transformation",
-        arguments=["csv", "run", "--output", "json"],
-        options={
-            "date": "--date",
-            "days_back": "--days-back",
-            "spark_master": "LAKEHOUSE_SPARK__MASTER",
-            "prefix": "LAKEHOUSE_PREFIX",
-        },
-        intervals={"date": RUN_DATE},
-        skip_unless=["published_rows", "quarantined_rows", "withdrawn_rows"],
-        execution_timeout=timedelta(hours=2),
-        outlets=[USER_ACTIONS],
-    )
-    load.set_upstream(wait)
+    # Run the Spark job: it reads new and corrected files and commits their records, each version once.
+    # The first when the day's files came. Else the second, for the days before; the first one's state fails the run.
+    for task_id, rule in (("event_transformation", "all_success"), ("files_of_days_before", "one_failed")):
+        load = LakehouseCommand(
+            task_id=task_id,
+            trigger_rule=rule,
+            arguments=["csv", "run", "--output", "json"],
+            options={
+                "date": "--date",
+                "days_back": "--days-back",
+                "spark_master": "LAKEHOUSE_SPARK__MASTER",
+                "prefix": "LAKEHOUSE_PREFIX",
+            },
+            intervals={"date": RUN_DATE},
+            skip_unless=["published_rows", "quarantined_rows", "withdrawn_rows"],
+            execution_timeout=timedelta(hours=2),
+            outlets=[USER_ACTIONS],
+        )
+        load.set_upstream(wait)

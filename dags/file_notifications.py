@@ -14,7 +14,7 @@ Airflow may ring twice or not at all, so nothing hangs on it: a run reads the to
 own, and every fifteen minutes one starts by the clock.
 One run at a time; those that ring meanwhile are one more run after it.
 
-**Interval**: from the consumer group's offsets to the end of the topic when the run starts, and every file that is
+**Interval**: from where the last run ended to the end of the topic when this one starts, and every file that is
 pending. A backfill does nothing that one run would not do.
 
 **Safe to re-run?** Always. A message and a version of a file are in the ledger once, and a day's aggregates change in

@@ -1,6 +1,6 @@
 """Prove that nothing of the announced files is lost or doubled, and say how far the reading of their topic is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,28 +55,53 @@ def audit(settings: Settings) -> FilesAudit:
     for partition, (start, end) in available.items():
         position = positions[partition]
         waiting += max(0, end - max(position, start))
+        if position < start:  # the next run remembers them
+            where = f"{topic}/{partition} from offset {position}"
+            gaps.append(Gap("lost messages", where, start - position, "Kafka has dropped them before they were read"))
         absent = store.unrecorded(topic_id, start, min(position, end), partition)
-        ranges = [OffsetRange(partition, offset, offset + 1) for offset in absent]
         # An offset without a message, such as the mark of a transaction, has no row and needs none.
-        found = sum(batch.num_rows for batch in kafka.read_ranges(settings.kafka, topic, ranges)) if ranges else 0
+        found = _messages_at(settings, topic, partition, absent) if absent else 0
         if found:
             where = f"{topic}/{partition} from offset {absent[0]}"
             gaps.append(Gap("unrecorded messages", where, found, "the group has passed them and no row has them"))
     return FilesAudit(tuple(gaps), waiting, store.counts())
 
 
+def _messages_at(settings: Settings, topic: str, partition: int, offsets: Sequence[int]) -> int:
+    """Count the offsets, in their order, at which Kafka has a message; one reading has one range of a partition."""
+    wanted, whole = set(offsets), OffsetRange(partition, offsets[0], offsets[-1] + 1)
+    batches = kafka.read_ranges(settings.kafka, topic, [whole])
+    return sum(len(wanted.intersection(batch.column("offset").to_pylist())) for batch in batches)
+
+
 def next_offsets(
     store: FileStore, topic_id: str, reached: Mapping[int, int], available: Mapping[int, tuple[int, int]]
 ) -> dict[int, int]:
-    """Where to go on in each partition: at what the group committed, unless that was in an older topic of this name.
+    """Where to go on in each partition, by what is in the store, as `plan_offsets`."""
+    return plan_offsets(store.passed(topic_id), reached, available)
 
-    Kafka forgets a group's offsets with the topic, but not at once. Offsets that were read of this very topic are in
-    the store under its id; to read one again changes nothing.
+
+def plan_offsets(
+    passed: Mapping[int, int], reached: Mapping[int, int], available: Mapping[int, tuple[int, int]]
+) -> dict[int, int]:
+    """Plan where to go on in each partition; before Kafka's start offset when messages are lost.
+
+    What is known of this very topic comes first. The group's word counts beside it, because it has also passed offsets
+    without a message; but Kafka forgets it when nothing is committed for some days, and when a topic is made anew it
+    may be of the older one for a while. To read a message again changes nothing.
+
+    Args:
+        passed: of the topic with this id, by partition, the offset after the last one that was read or is known to be
+            lost.
+        reached: what the group committed in a topic of this name.
+        available: start and end offset of each partition.
     """
-    known = store.partitions(topic_id)
     positions: dict[int, int] = {}
     for partition, (start, end) in available.items():
-        offset = reached.get(partition, start)
-        is_stale = offset > end or (offset > start and partition not in known)
-        positions[partition] = start if is_stale else offset
+        # A topic of which nothing was ever read begins where Kafka has it; one that was read began at 0.
+        offset = reached.get(partition, 0 if passed else start)
+        if partition in passed:
+            positions[partition] = max(passed[partition], offset if offset <= end else 0)
+        else:
+            positions[partition] = min(offset, start)
     return positions

@@ -4,6 +4,7 @@ The road of one commit (`_Run.commit`), which brings some files:
 
 1. The number of the newest commit is read from the events table. What that commit left to be done is done first.
 2. Spark tasks read a file each, by its ETag, judge the records, and write events and refused records as Parquet files.
+   A file that the object store does not give is left, and told when the others are done.
 3. The refused records are committed to quarantine, with the number.
 4. The events are committed together with the number and with what is known of each file. The same commit takes out of
    the table what earlier versions of these files brought.
@@ -60,6 +61,7 @@ Progress = Callable[[int, int], None]
 """Called with (files done, files to do)."""
 
 _ATTEMPTS = 4
+_MOST_NAMED = 10
 _FIRST_WAIT_SECONDS = 0.5
 
 
@@ -83,12 +85,27 @@ class FileResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Files of a date that a run did not look at, and that perhaps no other looks at by itself.
+
+    Attributes:
+        files: how many are new or corrected.
+        command: what brings them.
+    """
+
+    drop_date: date
+    files: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class CsvResult:
     """What a run did; printed by `lakehouse csv run --output json`.
 
     Attributes:
         unchanged_files: files that the tables had already as they are.
         withdrawn_rows: events of earlier versions that were taken out.
+        waiting: what was dropped for other dates and is not in the tables.
     """
 
     files: tuple[FileResult, ...] = ()
@@ -98,6 +115,7 @@ class CsvResult:
     quarantined_by_reason: dict[str, int] = field(default_factory=dict[str, int])
     withdrawn_rows: int = 0
     commits: int = 0
+    waiting: tuple[Waiting, ...] = ()
     seconds: float = 0.0
 
 
@@ -136,13 +154,17 @@ def run(
         progress: called now and then.
 
     Raises:
-        TransientError: a server did not answer, or a file changes again and again while it is read.
+        TransientError: a server did not answer, a file changes again and again while it is read, or the object store
+            fails on some files; then the others are done.
         FenceError: other runs, replays or archivings were quicker, several times in a row; run again.
         CommitStateUnknownError: run again; the tables tell whether the commit landed.
-        TerminalError: some events of a corrected file are in the archive; the other files are done.
+        TerminalError: some events of a corrected file are in the archive, or a file is not for us; the other files are
+            done. Or the days back are less than none.
     """
     started = time.monotonic()
     back = settings.csv.days_back if days_back is None else days_back
+    if back < 0:
+        raise TerminalError(f"{back} days back would look at no folder: give 0 or more with --days-back")
     days = [day - timedelta(days=age) for age in range(back, -1, -1)]
     changed = list[str]()
     with _Run(settings) as work:
@@ -162,8 +184,9 @@ def run(
             raise TransientError(
                 f"{', '.join(changed)} changes while it is read: nothing of it was taken; run again when it is at rest"
             )
-        work.refuse_held_back()
-    return replace(work.result, seconds=round(time.monotonic() - started, 3))
+        work.refuse_left()
+        waiting = work.elsewhere(days)
+    return replace(work.result, waiting=waiting, seconds=round(time.monotonic() - started, 3))
 
 
 def states(settings: Settings, day: date | None = None) -> list[FileState]:
@@ -205,9 +228,10 @@ def drop(settings: Settings, path: Path, day: date, name: str | None = None) -> 
 
 
 def dropped(settings: Settings, days: Iterable[date] | None) -> list[Dropped]:
-    """List the files of these dates that are in the bucket; of all dates when there are none given."""
+    """List the files of these dates that are in the bucket; None for all dates."""
     bucket, objects = settings.s3.user_events_bucket, Objects(settings.s3)
-    folders = [csv_files.folder(settings.prefix, day) for day in days] if days else [f"{settings.prefix}year="]
+    every = [f"{settings.prefix}year="]
+    folders = every if days is None else [csv_files.folder(settings.prefix, day) for day in days]
     found: list[Dropped] = []
     for within in folders:
         for one in objects.under(bucket, within):
@@ -230,6 +254,7 @@ class _Run:
         self._open = ExitStack()
         self._session: SparkSession | None = None
         self._held_back: dict[str, list[date]] = {}
+        self._unread: dict[str, Facts] = {}
         self.result = CsvResult()
 
     def __enter__(self) -> Self:
@@ -249,6 +274,7 @@ class _Run:
 
     def bring(self, days: Sequence[date], progress: Progress | None) -> list[str]:
         """Bring what waits of these dates; returns the files that changed while they were read."""
+        self._held_back, self._unread = {}, {}  # this attempt finds out anew
         found = dropped(self._settings, days)
         pending = csv_files.plan(found, self._lake.newest(self._lake.load(USER_ACTIONS), days), RULE_VERSION)
         done, changed = 0, list[str]()
@@ -268,19 +294,40 @@ class _Run:
             told(0.0, done)
         return changed
 
-    def refuse_held_back(self) -> None:
-        """Say which files were left, because the archive has events of them.
+    def elsewhere(self, days: Sequence[date]) -> tuple[Waiting, ...]:
+        """Find what waits of all dates but these."""
+        known = self._lake.newest(self._lake.load(USER_ACTIONS))
+        waiting = csv_files.elsewhere(dropped(self._settings, None), known, days, RULE_VERSION)
+        return tuple(
+            Waiting(day, files, f"lakehouse csv run --date {day} --days-back 0") for day, files in waiting.items()
+        )
+
+    def refuse_left(self) -> None:
+        """Say which files were left, because the archive has events of them or the object store does not give them.
 
         Raises:
             TerminalError: there are some.
+            TransientError: there are none but those that the object store fails on.
         """
+        told: list[str] = []
         if self._held_back:
             days = sorted({day for dates in self._held_back.values() for day in dates})
             orders = ", ".join(f"`lakehouse archive restore --date {day}`" for day in days)
-            raise TerminalError(
+            told.append(
                 f"{', '.join(sorted(self._held_back))} was corrected, and events of its earlier version are in the "
-                f"archive: bring them back with {orders}, then run again; every other file is done"
+                f"archive: bring them back with {orders}"
             )
+        if self._unread:
+            names = sorted(self._unread, key=lambda name: (self._unread[name].trouble, name))  # the denied ones first
+            more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+            told.append(
+                f"{', '.join(names[:_MOST_NAMED])}{more} can't be read ({self._unread[names[0]].told}): have the "
+                "object store give what it has, or drop it anew"
+            )
+        if told:
+            is_passing = not self._held_back and all(one.trouble == "unserved" for one in self._unread.values())
+            kind = TransientError if is_passing else TerminalError
+            raise kind(f"{'; '.join(told)}, then run again; every other file is done")
 
     def settle(self, properties: ledger.Properties | None = None) -> None:
         """Do what a commit left to be done; what is done already is left alone.
@@ -385,10 +432,11 @@ class _Run:
             rows_per_file=self._settings.ingest.rows_per_file,
         )
         report = _Report(spark.run_tasks(self._spark(), task, len(files), REPORT_DDL, progress), files)
+        self._unread |= report.unread
         loaded = [
             report.loaded(place, one, files[place], known.get(one.file), number=number, ingested_at=now)
             for place, one in enumerate(batch)
-            if not report.facts[place].is_changed
+            if not report.facts[place].trouble
         ]
         if not loaded:
             return report.changed
@@ -600,7 +648,9 @@ class _Report:
                     self.reasons[row.reason] += row.rows
         if self.facts.keys() != set(range(len(files))):
             raise LakehouseError("a Spark task told nothing of its file: nothing was committed; please report it")
-        self.changed = [files[place].version.file for place, facts in self.facts.items() if facts.is_changed]
+        troubled = {files[place].version.file: facts for place, facts in self.facts.items() if facts.trouble}
+        self.changed = [file for file, facts in troubled.items() if facts.trouble == "changed"]
+        self.unread = {file: facts for file, facts in troubled.items() if facts.trouble != "changed"}
 
     def paths(self, spec: TableSpec) -> list[str]:
         """The data files of a table."""

@@ -9,7 +9,8 @@ commits share a version, even when a file gets back a content that it had before
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any, Final, Literal, Self
@@ -154,6 +155,14 @@ def plan(dropped: Iterable[Dropped], known: Mapping[str, Loaded], rule_version: 
     """
     found = [one for one in dropped if state(one, known.get(one.file), rule_version) in ("waiting", "changed")]
     return tuple(sorted(found, key=lambda one: (one.modified_at, one.file)))
+
+
+def elsewhere(
+    dropped: Iterable[Dropped], known: Mapping[str, Loaded], days: Collection[date], rule_version: int
+) -> dict[date, int]:
+    """Count the files that have to be read and are not of these dates, by date; arguments as in `plan`."""
+    others = [one for one in dropped if one.drop_date not in days]
+    return dict(sorted(Counter(one.drop_date for one in plan(others, known, rule_version)).items()))
 
 
 def state(one: Dropped | None, known: Loaded | None, rule_version: int) -> State:

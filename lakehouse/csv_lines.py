@@ -7,7 +7,9 @@ A record becomes the JSON message of its fields, and `lakehouse.events` judges t
 a file as in Kafka. What is wrong before there are fields has a reason of `CsvReason`.
 
 A fault spoils as little as it can. Where a quoted field does not end as it must, the record's first line is set aside
-alone and reading goes on with the next line, so that a stray quote does not swallow what follows it.
+alone and reading goes on with the next line, so that a stray quote does not swallow what follows it. The same where
+quotes join lines to what can't be one record: a required column holds no line break, and a record has as many fields as
+the header. Lines that two stray quotes join within a further column are a record like any other to RFC 4180.
 """
 
 from collections import deque
@@ -148,7 +150,7 @@ def read_header(record: Record) -> Header | Problem:
         return Problem(CsvReason.WRONG_HEADER, f"there is no column {', '.join(lacking)}; the first line has {found}")
     more = tuple((place, name) for name, place in places.items() if name not in COLUMNS)
     for _, name in more:
-        if not name.strip() or name in _RESERVED:
+        if not name.strip() or "\n" in name or name in _RESERVED:
             return Problem(CsvReason.WRONG_HEADER, f"no column may be called {_shown(name)}")
     return Header(record.line, record.raw.decode(), tuple(places[column] for column in COLUMNS), more)
 
@@ -167,7 +169,7 @@ def header_of(text: str) -> Header:
 
 def fields_of(raw: bytes, header: Header) -> list[str] | Problem:
     """Read a kept record again."""
-    for record in Records([raw]):
+    for record in Records([raw], header):
         if record.problem:
             return record.problem
         assert record.fields is not None
@@ -192,13 +194,16 @@ class Records:
 
     Args:
         chunks: the bytes of the file, cut anywhere.
+        header: of the file, when they are not its beginning; else the first record says it.
 
     Attributes:
+        header: of the file, or why it has none; None before the first record.
         lines: how many lines were read so far; one that no line end follows counts, an empty one at the end does not.
         blank_lines: those among them that are empty, outside of quotes.
     """
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self, chunks: Iterable[bytes], header: Header | None = None) -> None:
+        self.header: Header | Problem | None = header
         self.lines = 0
         self.blank_lines = 0
         self._source = _lines(chunks)
@@ -219,7 +224,9 @@ class Records:
             if line is None:
                 raise StopIteration
             if line.raw:
-                return self._record(line)
+                record = self._record(line)
+                self.header = self.header or read_header(record)
+                return record
             self.blank_lines += 1
 
     def _record(self, line: "_Line") -> Record:
@@ -236,6 +243,8 @@ class Records:
         taken = _Taken(line, self._next_line)
         try:
             fields = _split(text, taken.more)
+            if len(taken.lines) > 1 and isinstance(self.header, Header):
+                _see_joined(fields, self.header)
         except _QuotingError as error:
             self._waiting.extendleft(reversed(taken.lines[1:]))
             return Record(line.number, line.raw, None, Problem(CsvReason.BAD_QUOTING, str(error)))
@@ -324,6 +333,16 @@ def _split(text: str, more: Callable[[], str]) -> list[str]:
         if end == len(text):
             return fields
         start = end + 1
+
+
+def _see_joined(fields: Sequence[str], header: Header) -> None:
+    """Refuse fields of several lines that are no record under a header: a quote that does not belong joined them."""
+    if len(fields) != header.width:
+        told = f"a quoted field ends in a later line, and then there are {len(fields):,} fields of {header.width}"
+        raise _QuotingError(told)
+    for column, place in zip(COLUMNS, header.required, strict=True):
+        if "\n" in fields[place]:
+            raise _QuotingError(f"a quoted field ends in a later line, and the column {column} holds no line break")
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[_Line]:

@@ -1,14 +1,15 @@
 """What one Spark task of `lakehouse csv run` does: read one file, judge its records, and write them as data files.
 
 As in `ingest_task`, a task commits nothing; it tells the driver what it read, wrote and counted. A file that is no
-longer what the driver saw is told as changed, and then nothing of it counts.
+longer what the driver saw is told as changed, and one that the object store does not give as such. Then nothing of it
+counts, and the other files go on.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,8 @@ from lakehouse.csv_lines import (
     fields_of,
     header_of,
     misfit,
-    read_header,
 )
+from lakehouse.errors import ServerUnavailableError, shorten
 from lakehouse.events import Reason as EventReason
 from lakehouse.ingest_task import Target, Writer
 from lakehouse.settings import S3Settings
@@ -73,12 +74,15 @@ class Facts:
     """What is known of a file once it was read.
 
     Attributes:
-        is_changed: it is no longer what was to be read; nothing else holds then.
+        trouble: why nothing was read, and nothing else holds then. `changed`: it is no longer what was to be read;
+            `denied`: it is not for us; `unserved`: the object store answers, and fails on this file.
+        told: what the object store said of that.
         header: the line that names the columns; None when the file is refused as a whole, which then is one record.
         records: how many it has, those that quarantine held already included.
     """
 
-    is_changed: bool = False
+    trouble: Literal["changed", "denied", "unserved"] | None = None
+    told: str = ""
     header: str | None = None
     lines: int = 0
     blank_lines: int = 0
@@ -121,9 +125,12 @@ class CsvTask:
             events.flush()
             quarantine.flush()
         except ObjectError as error:
-            if error.trouble == "denied":
+            trouble = "denied" if error.trouble == "denied" else "changed"
+            return _Report(number).batch(Facts(trouble, shorten(str(error))))
+        except ServerUnavailableError as error:
+            if not Objects(self.s3).answers(file.bucket):  # it fails on every file, and says nothing of this one
                 raise
-            return _Report(number).batch(Facts(is_changed=True))
+            return _Report(number).batch(Facts("unserved", shorten(str(error))))
         return told.batch(facts)
 
     def _chunks(self, file: CsvFile) -> Iterator[bytes]:
@@ -135,7 +142,7 @@ class CsvTask:
 def read(records: Records) -> Iterator[tuple[pa.RecordBatch, Facts]]:
     """Read a file; yields records as `decode_records` takes them, and what is known of the file so far."""
     first = next(records, None)
-    header = Problem(CsvReason.EMPTY_FILE, "the file holds nothing") if first is None else read_header(first)
+    header = records.header or Problem(CsvReason.EMPTY_FILE, "the file holds nothing")
     if isinstance(header, Problem):
         for _ in records:  # to its end, for the count of its lines
             pass

@@ -17,8 +17,11 @@ What goes wrong with *data* is not here: a bad message becomes a row in quaranti
 A message says what happened, where, and what to do next. It never holds a secret.
 """
 
+import re
 import textwrap
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class LakehouseError(Exception):
@@ -74,3 +77,8 @@ class CommitStateUnknownError(LakehouseError):
 def shorten(told: str) -> str:
     """As much of what a server or program told as a message should hold: it may be a page, or a stack trace."""
     return textwrap.shorten(told, 300, placeholder=" …")
+
+
+def printable(told: str) -> str:
+    """The text, with an escape for each character that a database's text or a terminal can't take, such as NUL."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], told)

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import IO, Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
@@ -73,7 +74,10 @@ def read_lines(stream: Stream, form: Format, dataset: Dataset, event_date: date)
 
 
 def _read_csv(stream: Stream, dataset: Dataset) -> Iterator[pa.RecordBatch]:
-    """RFC 4180 in UTF-8 with a header; a byte order mark and empty lines are passed over."""
+    """RFC 4180 in UTF-8 with a header; a byte order mark and empty lines are passed over.
+
+    Arrow takes any quoting, and makes one value of `"A"-1`, `"A-"1` and `A-1`: quotes are looked at before it.
+    """
     names = [column.name for column in dataset.columns]
     done = 0
     try:
@@ -103,6 +107,7 @@ class _Ended(io.RawIOBase):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self._stream, self._has_ended = stream, False
+        self._see_quotes = _Quotes().see
 
     def readable(self) -> bool:
         """Yes."""
@@ -113,8 +118,49 @@ class _Ended(io.RawIOBase):
         content = self._stream.read(len(buffer))
         if not content and not self._has_ended:
             content, self._has_ended = b"\n", True
+        self._see_quotes(content or b"")
         buffer[: len(content or b"")] = content or b""
         return len(content or b"")
+
+
+_QUOTE: Final = ord('"')
+_BESIDE_QUOTES: Final = np.isin(np.arange(256), list(b'",\r\n'))
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+class _Quotes:
+    """Sees that the quotes of a CSV file are as RFC 4180 has them, with the bytes cut anywhere.
+
+    Every second quote closes, if a doubled one is taken as one that closes and one that opens. So a quote that opens
+    must follow a comma, a line end or a quote, and one that closes must be followed by one of them.
+    """
+
+    def __init__(self) -> None:
+        self._last = b""  # the byte before the next ones
+        self._is_quoted = False  # at that byte
+        self._lines = 0
+
+    def see(self, content: bytes) -> None:
+        """Look at the next bytes; the first ones hold a byte order mark whole.
+
+        Raises:
+            BadFileError: a quote in them, or at the end of those before, is not as it must be.
+        """
+        held = self._last + content if self._last else b"\n" + content.removeprefix(_BYTE_ORDER_MARK)
+        if b'"' in held:
+            codes = np.frombuffer(held, np.uint8)
+            quotes = np.flatnonzero(codes == _QUOTE)
+            opening, closing = quotes[self._is_quoted :: 2], quotes[not self._is_quoted :: 2]
+            opening, closing = opening[opening > 0], closing[closing < len(held) - 1]
+            opening = opening[~_BESIDE_QUOTES[codes[opening - 1]]]
+            closing = closing[~_BESIDE_QUOTES[codes[closing + 1]]]
+            if wrong := [*opening[:1], *closing[:1]]:
+                line = self._lines + held.count(b"\n", 0, min(wrong))
+                told = "a value with a quote is not in quotes, or a quote in it is not doubled"
+                raise BadFileError(FileReason.UNREADABLE, f"line {line:,} of the CSV file, header included: {told}")
+            self._is_quoted ^= bool((len(quotes) - held.endswith(b'"')) % 2)
+        self._lines += held.count(b"\n", 0, -1)
+        self._last = held[-1:]
 
 
 def _of_csv(told: str) -> str:

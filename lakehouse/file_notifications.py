@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession, Window
@@ -95,12 +95,17 @@ def run(settings: Settings, progress: Progress | None = None) -> FilesResult:
     started = time.monotonic()
     store = FileStore(settings)
     with store.working():
-        result, lost = _drain(settings, store)
+        reading = _look(settings, store)
+        result = FilesResult(lost_notifications=sum(piece.rows for piece in reading.lost))
+        lost = [
+            f"{reading.topic}/{p.topic_partition} offsets {p.start_offset} to {p.end_offset - 1}" for p in reading.lost
+        ]
         loss = DataLossError(
             f"Kafka had dropped {result.lost_notifications:,} notifications before they were read: {', '.join(lost)}; "
             "announce again the files that came meanwhile. The next run goes on"
         )
         try:
+            result = _drain(settings, store, reading, result)
             with _Worker(settings, store, progress) as worker:
                 result = worker.work(result)
         except TransientError as error:
@@ -123,12 +128,25 @@ def judge_again(settings: Settings) -> FilesResult:
     return FilesResult(**asdict(recorded))
 
 
-def _drain(settings: Settings, store: FileStore) -> tuple[FilesResult, list[str]]:
-    """Write what the topic holds now into the store; returns what became of it, and the ranges that are lost."""
+class _Reading(NamedTuple):
+    """What there is to read of the topic, what is lost of it, and the end offset of each partition."""
+
+    topic: str
+    topic_id: str
+    ranges: list[OffsetRange]
+    lost: list[OffsetRange]
+    ends: dict[int, int]
+
+
+def _look(settings: Settings, store: FileStore) -> _Reading:
+    """Look what the topic holds now, and remember what of it is lost."""
     topic, members = settings.file_notifications_topic, group(settings)
     available, topic_id = kafka.offsets(settings, topic), kafka.topic_id(settings, topic)
     reached = kafka.committed(settings, topic, members)
     position = next_offsets(store, topic_id, reached, available)
+    # Offsets of an older topic of this name: they would be believed as soon as some messages of this one are known.
+    if stale := {partition: offset for partition, offset in position.items() if offset < reached.get(partition, 0)}:
+        kafka.commit(settings, topic, members, stale)
     lost = [
         OffsetRange(partition, position[partition], start)
         for partition, (start, _) in available.items()
@@ -144,9 +162,14 @@ def _drain(settings: Settings, store: FileStore) -> tuple[FilesResult, list[str]
         for partition, (start, end) in available.items()
         if max(position[partition], start) < end
     ]
-    result = FilesResult(lost_notifications=sum(piece.rows for piece in lost))
-    for batch in kafka.read_ranges(settings.kafka, topic, ranges) if ranges else ():
-        recorded = store.record(topic, _judge(settings, topic_id, batch))
+    return _Reading(topic, topic_id, ranges, lost, {partition: end for partition, (_, end) in available.items()})
+
+
+def _drain(settings: Settings, store: FileStore, reading: _Reading, result: FilesResult) -> FilesResult:
+    """Write what there is to read into the store; returns what became of it."""
+    batches = kafka.read_ranges(settings.kafka, reading.topic, reading.ranges) if reading.ranges else ()
+    for batch in batches:
+        recorded = store.record(reading.topic, _judge(settings, reading.topic_id, batch))
         result = replace(
             result,
             notifications=result.notifications + recorded.notifications,
@@ -154,10 +177,9 @@ def _drain(settings: Settings, store: FileStore) -> tuple[FilesResult, list[str]
             repeated=result.repeated + recorded.repeated,
             refused=result.refused + recorded.refused,
         )
-    ends = {partition: end for partition, (_, end) in available.items() if end != reached.get(partition)}
-    if ends:
-        kafka.commit(settings, topic, members, ends)
-    return result, [f"{topic}/{p.topic_partition} offsets {p.start_offset} to {p.end_offset - 1}" for p in lost]
+    # Also where nothing came, because Kafka forgets a group that commits nothing for some days.
+    kafka.commit(settings, reading.topic, group(settings), reading.ends)
+    return result
 
 
 def _judge(settings: Settings, topic_id: str, batch: pa.RecordBatch) -> list[Drained]:

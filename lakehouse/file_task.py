@@ -6,8 +6,9 @@ checksum is known at the end. Both read the same version of the object, pinned b
 
 import hashlib
 import io
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -57,6 +58,9 @@ _REASONS: Final[dict[Trouble, FileReason]] = {
     "changed": FileReason.ANOTHER_VERSION,
     "denied": FileReason.ACCESS_DENIED,
 }
+_OF_THE_STORE: Final = frozenset({"unavailable", "misconfigured"})
+_found_of_the_store: Final[dict[str, dict[str, Any]]] = {}
+"""What this process found of the object store, by job: Spark has one process do many tasks, one after the other."""
 
 
 def plan_tasks(sizes_bytes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -79,20 +83,32 @@ class CheckTask:
     Attributes:
         tasks: which files each task of the job takes.
         counted: numbers of the files that count already, so that it is enough that they are still there.
+        job: another one for each.
     """
 
     s3: S3Settings
     files: tuple[Notification, ...]
     tasks: tuple[tuple[int, ...], ...]
     counted: frozenset[int]
+    job: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Check the files of each task in the column `id`; yields rows of `FINDINGS`."""
         objects = Objects(self.s3)
         for batch in batches:
             for task in batch.column("id").to_pylist():
-                found = [{"number": number} | self._check(objects, number) for number in self.tasks[task]]
+                found = [{"number": number} | self._find(objects, number) for number in self.tasks[task]]
                 yield pa.RecordBatch.from_pylist(found, schema=FINDINGS)
+
+    def _find(self, objects: Objects, number: int) -> dict[str, Any]:
+        # A finding of the store holds for the whole job. To ask for the next file may take minutes, and so hours for
+        # all of them: whoever ends such a run leaves each file with an attempt that was none.
+        if self.job in _found_of_the_store:
+            return _found_of_the_store[self.job]
+        found = self._check(objects, number)
+        if found["finding"] in _OF_THE_STORE:
+            _found_of_the_store[self.job] = found
+        return found
 
     def _check(self, objects: Objects, number: int) -> dict[str, Any]:
         file = self.files[number]

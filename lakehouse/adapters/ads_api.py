@@ -22,6 +22,9 @@ _FIRST_WAIT_SECONDS: Final = 0.5
 _MOST_WAIT_SECONDS: Final = 30.0
 _ANSWER_SECONDS: Final = httpx.Timeout(30.0, connect=5.0)
 _MOST_PAGE_BYTES: Final = 64 << 20
+_MOST_PAGE_SECONDS: Final = 300.0
+_MOST_EMPTY_PAGES: Final = 1_000
+"""In a row; some are no fault, of an API that looks for what changed page by page."""
 
 
 class _BusyError(ServerUnavailableError):
@@ -82,10 +85,11 @@ class AdApi:
         Raises:
             ServerUnavailableError: the API did not answer properly, asked several times.
             SettingsError: it does not know our token or the account.
-            TerminalError: it refused what was asked, or leads in a circle.
+            TerminalError: it refused what was asked, leads in a circle, or on and on without a record.
         """
         cursor: str | None = None
         seen: set[str] = set()
+        empty = 0
         while True:
             page, cursor = self._retrying(self._page, start, end, cursor)
             yield page
@@ -94,6 +98,9 @@ class AdApi:
             if cursor in seen:
                 raise TerminalError(f"the ad API leads in a circle: it gave the cursor {shorten(cursor)!r} twice")
             seen.add(cursor)
+            empty = 0 if page else empty + 1
+            if empty == _MOST_EMPTY_PAGES:
+                raise TerminalError(f"the ad API gave {empty:,} empty pages in a row and leads on: ask who runs it")
 
     def _page(self, start: datetime, end: datetime, cursor: str | None) -> tuple[bytes, str | None]:
         asked = {
@@ -123,7 +130,10 @@ class AdApi:
     def _body(self, response: httpx.Response) -> bytes:
         pieces: list[bytes] = []
         size = 0
+        deadline = time.monotonic() + _MOST_PAGE_SECONDS  # `_ANSWER_SECONDS` begins anew with each piece
         for piece in response.iter_bytes():
+            if time.monotonic() > deadline:
+                raise ServerUnavailableError(f"the ad API took more than {_MOST_PAGE_SECONDS:g} s for a page")
             size += len(piece)
             if size > _MOST_PAGE_BYTES:
                 raise TerminalError(

@@ -14,7 +14,7 @@ from pyiceberg.expressions import EqualTo
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table
 
-from lakehouse.adapters.archive import Archive, FilesChangedError, HeldFile, overwrite_once
+from lakehouse.adapters.archive import Archive, FilesChangedError, HeldFile, overwrite_once, source_of
 from lakehouse.adapters.catalog import Applied
 from lakehouse.ledger import RUN_ID
 from lakehouse.tables import IMPRESSIONS_ARCHIVE
@@ -77,23 +77,23 @@ class AdsArchive(Archive):
 
         Raises:
             FenceError: another archiving has committed since.
-            FilesChangedError: somebody else changed the date's files since.
+            FilesChangedError: somebody else changed the date's files since, or deleted rows of them.
             CommitStateUnknownError: the catalog's answers were lost.
             ServerUnavailableError: surely nothing was committed.
         """
         run_id = uuid.uuid4().hex
         found = table.properties
         boundary = max(self.boundary(table), day + timedelta(days=1))
-        gone = {file.path for file in self.held(table, day)}
+        gone = set(self.sources(table, IMPRESSIONS_ARCHIVE, day))
         properties = {ARCHIVER: run_id, BOUNDARY: boundary.isoformat()}
         told = {RUN_ID: run_id} | dict(summary)
 
         def once(now: Table) -> int:
             of_date = EqualTo("shown_date", day.isoformat())  # pyright: ignore[reportCallIssue]
-            present = [task.file for task in now.scan(of_date).plan_files()]
-            if {file.file_path for file in present} != gone:
+            present = list(now.scan(of_date).plan_files())
+            if set(map(source_of, present)) != gone:
                 raise FilesChangedError(f"somebody else changed {day} of {self.identifier(IMPRESSIONS_ARCHIVE)}")
-            return overwrite_once(now, present, properties, told, files)
+            return overwrite_once(now, [task.file for task in present], properties, told, files)
 
         expected = {ARCHIVER: found.get(ARCHIVER), BOUNDARY: found.get(BOUNDARY)}
         self._commit(IMPRESSIONS_ARCHIVE, once, expected=expected, properties=properties, run_id=run_id)

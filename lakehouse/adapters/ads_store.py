@@ -34,6 +34,8 @@ OPEN_STATES: Final = ("writing", "written", "registered")
 _BLOCK_BYTES: Final = 4 << 20
 _LOCAL: Final = pa.timestamp("us")
 _LOCK_SECONDS: Final = 60
+_MERGES: Final = 5
+"""Far more than the dates that an archiving deletes while one part of a backup is brought in."""
 
 _DDL: Final = """
 CREATE TABLE IF NOT EXISTS {schema}.impressions (
@@ -287,20 +289,21 @@ class Session:
     def know_archived(self, archived: Iterable[pa.Table]) -> None:
         """Send key and `updated_at` of what the archive has of some dates, for `drop_archived`."""
         self._copy_in("known", archived)
-        self._run("ANALYZE known (shown_date, impression_id)")
+        self._run("CREATE INDEX IF NOT EXISTS known_key ON known (shown_date, impression_id)")
 
     def drop_archived(self) -> int:
         """Let go of staged records that the archive has in the same version or a newer one; returns how many."""
+        # Asked of each record by itself: a join would read all of `known` for every part.
         return self._run(
-            "DELETE FROM staged USING known WHERE staged.shown_date = known.shown_date "
-            "AND staged.impression_id = known.impression_id AND staged.updated_at <= known.updated_at"
+            "DELETE FROM staged WHERE updated_at <= (SELECT max(known.updated_at) FROM known "
+            "WHERE known.shown_date = staged.shown_date AND known.impression_id = staged.impression_id)"
         )
 
     def merge_staged(self, *, repair: bool = False) -> Merged:
         """Bring the staged records into the table, where the newest version of each impression stays.
 
         Args:
-            repair: also set right what a row holds whose version is the record's.
+            repair: also set right what a row holds whose version is the record's; of such records the last one holds.
 
         Raises:
             TerminalError: not every record is in the table in its version or a newer one.
@@ -308,13 +311,6 @@ class Session:
         staged = self._count("SELECT count(*) FROM staged")
         if not staged:
             return Merged(0, 0, 0)
-        columns = _names(SCHEMA.names)
-        # Nothing is updated here, so that a record that comes twice does no harm, and most are new.
-        inserted = self._run(
-            "INSERT INTO {schema}.impressions SELECT {columns} FROM staged ON CONFLICT DO NOTHING", columns=columns
-        )
-        if inserted == staged:
-            return Merged(inserted, 0, 0)
         measures = [name for name in SCHEMA.names if name not in KEY]
         changed = [name for name in measures if name not in ("updated_at", "arrived_at")]
         newer = sql.SQL("chosen.updated_at > live.updated_at")
@@ -322,25 +318,36 @@ class Session:
             newer = sql.SQL(
                 "(chosen.updated_at > live.updated_at OR chosen.updated_at = live.updated_at AND {})"
             ).format(_differ("chosen", "live", changed))
-        self._run("ANALYZE staged (shown_date, impression_id)")
-        updated = self._run(
-            "UPDATE {schema}.impressions AS live SET {sets} FROM ("
-            "SELECT DISTINCT ON (shown_date, impression_id) * FROM staged "
-            "ORDER BY shown_date, impression_id, updated_at DESC, ctid) AS chosen "
-            "WHERE live.shown_date = chosen.shown_date AND live.impression_id = chosen.impression_id AND {newer}",
-            sets=sql.SQL(", ").join(sql.SQL("{0} = chosen.{0}").format(sql.Identifier(name)) for name in measures),
-            newer=newer,
-        )
-        there = self._count(
-            "SELECT count(*) FROM staged JOIN {schema}.impressions AS live USING (shown_date, impression_id) "
-            "WHERE live.updated_at >= staged.updated_at"
-        )
-        if there != staged:
-            raise TerminalError(
-                f"{staged} records were to be inserted and {there} of them are in {self._name}.impressions: "
-                "nothing was changed; look for who else writes to that table"
+        sets = sql.SQL(", ").join(sql.SQL("{0} = chosen.{0}").format(sql.Identifier(name)) for name in measures)
+        inserted = updated = there = 0
+        # An archiving may delete rows that the INSERT left alone before the UPDATE looks for them; then once more.
+        for _ in range(_MERGES):
+            # Nothing is updated here, so that a record that comes twice does no harm, and most are new.
+            inserted += self._run(
+                "INSERT INTO {schema}.impressions SELECT {columns} FROM staged ON CONFLICT DO NOTHING",
+                columns=_names(SCHEMA.names),
             )
-        return Merged(inserted, updated, staged - inserted - updated)
+            if inserted == staged:
+                return Merged(inserted, 0, 0)
+            self._run("ANALYZE staged (shown_date, impression_id)")
+            updated += self._run(
+                "UPDATE {schema}.impressions AS live SET {sets} FROM ("
+                "SELECT DISTINCT ON (shown_date, impression_id) * FROM staged "
+                "ORDER BY shown_date, impression_id, updated_at DESC, ctid) AS chosen "
+                "WHERE live.shown_date = chosen.shown_date AND live.impression_id = chosen.impression_id AND {newer}",
+                sets=sets,
+                newer=newer,
+            )
+            there = self._count(
+                "SELECT count(*) FROM staged JOIN {schema}.impressions AS live USING (shown_date, impression_id) "
+                "WHERE live.updated_at >= staged.updated_at"
+            )
+            if there == staged:
+                return Merged(inserted, updated, staged - inserted - updated)
+        raise TerminalError(
+            f"{staged} records were to be inserted and {there} of them are in {self._name}.impressions: "
+            "nothing was changed; look for who else writes to that table"
+        )
 
     def end_load(self, load: Load) -> None:
         """Record what was loaded, in place of an earlier record of the same run."""
@@ -388,8 +395,7 @@ class Session:
 
     def bring_back(self, archived: Iterable[pa.Table]) -> None:
         """Bring the archive's rows of a date into the session, for `rows_of` to merge with."""
-        self._run("CREATE TEMP TABLE IF NOT EXISTS archived (LIKE {schema}.impressions)")
-        self._run("TRUNCATE archived")
+        self._begin_copy("archived")
         self._copy_in("archived", archived)
 
     def rows_of(self, day: date, *, merged_at: datetime | None = None) -> Iterator[pa.RecordBatch]:
@@ -441,8 +447,7 @@ class Session:
 
     def take_back(self, archived: Iterable[pa.Table]) -> None:
         """Bring what was read back of a batch's files into the session, to compare with and to delete by."""
-        self._run("CREATE TEMP TABLE IF NOT EXISTS leaving (LIKE {schema}.impressions)")
-        self._run("TRUNCATE leaving")
+        self._begin_copy("leaving")
         self._copy_in("leaving", archived)
         self._run("ANALYZE leaving (impression_id)")
 
@@ -536,6 +541,12 @@ class Session:
         """See the tables as they are now until the next commit."""
         self._connection.commit()
         self._run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+    def _begin_copy(self, table: str) -> None:
+        """Make an empty copy of the live table for this session; commits, as only that frees the room of the last."""
+        self._run("CREATE TEMP TABLE IF NOT EXISTS {table} (LIKE {schema}.impressions)", table=sql.Identifier(table))
+        self._run("TRUNCATE {table}", table=sql.Identifier(table))
+        self._connection.commit()
 
     def _copy_in(self, table: str, rows: Iterable[pa.Table]) -> None:
         pieces = iter(rows)

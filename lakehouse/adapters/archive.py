@@ -25,12 +25,14 @@ class HeldFile:
     Attributes:
         date: its partition.
         rows: how many it has, those that a delete file takes away included.
+        has_deletes: a delete file takes rows of it away.
     """
 
     path: str
     date: date
     rows: int
     size_bytes: int
+    has_deletes: bool = False
 
 
 class FilesChangedError(LakehouseError):
@@ -68,7 +70,7 @@ class Archive(Lake):
         elif before is not None:
             chosen = LessThan(column, before.isoformat())  # pyright: ignore[reportCallIssue]
         with self._errors():
-            found = [_held(task.file) for task in table.scan(chosen).plan_files()]
+            found = [_held(task) for task in table.scan(chosen).plan_files()]
         return sorted(found, key=lambda file: file.path)
 
     def sources(self, table: Table, spec: TableSpec, day: date) -> tuple[SourceFile, ...]:
@@ -173,9 +175,10 @@ def source_of(task: FileScanTask) -> SourceFile:
     return SourceFile(task.file.file_path, tuple(sorted(file.file_path for file in task.delete_files)))
 
 
-def _held(file: DataFile) -> HeldFile:
-    day = file.partition[0]  # days since 1970
-    return HeldFile(file.file_path, days_to_date(day), file.record_count, file.file_size_in_bytes)
+def _held(task: FileScanTask) -> HeldFile:
+    file = task.file
+    day = days_to_date(file.partition[0])  # days since 1970
+    return HeldFile(file.file_path, day, file.record_count, file.file_size_in_bytes, bool(task.delete_files))
 
 
 def overwrite_once(

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from lakehouse.adapters.catalog import Applied
 from lakehouse.adapters.objects import Objects
 from lakehouse.adapters.postgres import Connection, connect, drop_schema
-from lakehouse.errors import NotMadeError, TransientError
+from lakehouse.errors import NotMadeError, TransientError, printable
 from lakehouse.file_contract import RULE_VERSION, FileReason, FileVersion, Notification, Refusal
 from lakehouse.file_ledger import (
     ALONE_AFTER,
@@ -378,8 +378,10 @@ class FileStore:
         with self.writing() as connection, connection.cursor() as cursor:
             cursor.executemany(
                 self._sql(
-                    "INSERT INTO {schema}.file_losses (topic, topic_id, topic_partition, start_offset, end_offset)"
-                    " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+                    "INSERT INTO {schema}.file_losses AS old"
+                    " (topic, topic_id, topic_partition, start_offset, end_offset) VALUES (%s, %s, %s, %s, %s)"
+                    " ON CONFLICT (topic_id, topic_partition, start_offset)"
+                    " DO UPDATE SET end_offset = greatest(old.end_offset, excluded.end_offset)"
                 ),
                 [(topic, *start, end_offset) for start, end_offset in ranges],
             )
@@ -412,17 +414,17 @@ class FileStore:
     # Files
 
     def claim(self, run_id: str, most: int) -> list[LedgerRow]:
-        """Take on pending files that this run has not had yet, in the order of their rows.
+        """Take on pending files that this run has not had yet, those with the fewest attempts first.
 
-        Those that ended runs before come last, one at a time. Files that wait because a day was incomplete come with
-        the next file of that day.
+        Those that ended runs before come last, one at a time; one that ends this run too comes after them in the next.
+        Files that wait because a day was incomplete come with the next file of that day.
         """
         with self.writing() as connection:
             chosen = self._rows(
                 connection,
                 "SELECT file_id, dataset, event_date, attempts >= %(alone)s AS is_alone FROM {schema}.file_ledger"
                 " WHERE status = 'pending' AND run_id IS DISTINCT FROM %(run_id)s"
-                " ORDER BY is_alone, file_id LIMIT %(most)s",
+                " ORDER BY is_alone, attempts, file_id LIMIT %(most)s",
                 alone=ALONE_AFTER,
                 run_id=run_id,
                 most=most,
@@ -461,7 +463,7 @@ class FileStore:
                     "UPDATE {schema}.file_ledger SET message = %s"
                     " WHERE file_id = %s AND status = 'pending' AND run_id = %s"
                 ),
-                [(message, row.file_id, run_id) for row, message in waiting],
+                [(printable(message), row.file_id, run_id) for row, message in waiting],
             )
 
     def give_up(self) -> int:
@@ -510,7 +512,7 @@ class FileStore:
                 " AND (topic_id, topic_partition, kafka_offset) = (%s, %s, %s)"
             ),
             [
-                (verdict.reason.value, verdict.message, verdict.row.file_id, run_id, *verdict.row.announced)
+                (verdict.reason.value, printable(verdict.message), verdict.row.file_id, run_id, *verdict.row.announced)
                 for verdict in verdicts
             ],
         )
@@ -675,15 +677,18 @@ class FileStore:
             )
         return Tally(files["lines"], {row["reason"]: row["n"] for row in refused}, files["waiting_since"])
 
-    def partitions(self, topic_id: str) -> set[int]:
-        """The partitions of a topic of which any message is here."""
+    def passed(self, topic_id: str) -> dict[int, int]:
+        """The offset after the last one that is here, as a message or as a loss, of each partition that has any."""
         with self._connected() as connection:
             rows = self._rows(
                 connection,
-                "SELECT DISTINCT topic_partition FROM {schema}.file_notifications WHERE topic_id = %(topic_id)s",
+                "SELECT topic_partition, max(end_offset) AS end_offset FROM"
+                " (SELECT topic_id, topic_partition, kafka_offset + 1 AS end_offset FROM {schema}.file_notifications"
+                " UNION ALL SELECT topic_id, topic_partition, end_offset FROM {schema}.file_losses) AS known"
+                " WHERE topic_id = %(topic_id)s GROUP BY topic_partition",
                 topic_id=topic_id,
             )
-        return {row["topic_partition"] for row in rows}
+        return {row["topic_partition"]: row["end_offset"] for row in rows}
 
     def unrecorded(self, topic_id: str, start_offset: int, end_offset: int, topic_partition: int) -> list[int]:
         """The offsets of a range that no row has and no loss explains."""
@@ -805,7 +810,8 @@ def _verdict(
 ) -> tuple[str, int | None, str | None, str | None, str | None, int]:
     """What a message's row says of it: outcome, file_id, reason, message, field, rule_version."""
     if refusal:
-        return outcome, None, str(refusal.reason), refusal.message, refusal.field, RULE_VERSION
+        field = None if refusal.field is None else printable(refusal.field)
+        return outcome, None, str(refusal.reason), printable(refusal.message), field, RULE_VERSION
     assert isinstance(one.verdict, Notification)
     return outcome, ids[one.verdict.file], None, None, None, RULE_VERSION
 

@@ -23,7 +23,7 @@ counts: the next run deletes them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -34,7 +34,7 @@ from lakehouse.adapters.ads_store import OPEN_STATES, AdsStore, BatchState, Sess
 from lakehouse.adapters.archive import FilesChangedError, Table
 from lakehouse.ads.archive_files import ArchiveFiles, ContentDigest
 from lakehouse.ads.backup import new_run_id
-from lakehouse.errors import FenceError, LakehouseError, TransientError
+from lakehouse.errors import FenceError, LakehouseError, TerminalError, TransientError
 from lakehouse.settings import Settings
 from lakehouse.tables import IMPRESSIONS_ARCHIVE
 
@@ -146,10 +146,10 @@ def run(
 def merge_late(settings: Settings, now: datetime) -> int:
     """Merge what came for archived dates into the archive; returns how many live rows that were.
 
-    An archiving that is at work is left to do it.
+    An archiving that is at work is left to do it, and so are dates whose rows wait for queries: a load waits for none.
     """
     try:
-        result = _run(settings, date.min, now)
+        result = _run(settings, date.min, now, late_only=True)
     except AtWorkError:
         return 0
     return sum(batch.removed_rows or 0 for batch in result.archived if batch.is_merge)
@@ -160,7 +160,13 @@ class AtWorkError(TransientError):
 
 
 def _run(
-    settings: Settings, kept_from: date, now: datetime, *, dry_run: bool = False, progress: Progress | None = None
+    settings: Settings,
+    kept_from: date,
+    now: datetime,
+    *,
+    dry_run: bool = False,
+    late_only: bool = False,
+    progress: Progress | None = None,
 ) -> ArchiveResult:
     started = time.monotonic()
     with AdsStore(settings).session() as session:
@@ -171,7 +177,7 @@ def _run(
         else:
             if not session.take_turn("archive"):
                 raise AtWorkError("another archiving of the ad data is at work: wait for it, then run again")
-            archiver.settle()
+            archiver.settle(late_only=late_only)
             archiver.archive_all(kept_from)
         return ArchiveResult(
             boundary=archiver.lake.boundary(),
@@ -213,8 +219,12 @@ class _Archiver:
         self._session.commit()
         return plan(live, boundary, kept_from)
 
-    def settle(self) -> None:
-        """End what an earlier run began: go on with what is registered, and give up the rest."""
+    def settle(self, *, late_only: bool) -> None:
+        """End what an earlier run began: go on with what is registered, and give up the rest.
+
+        Args:
+            late_only: leave the dates alone whose rows may have to wait for queries.
+        """
         left = self._session.batches(OPEN_STATES)
         self._session.commit()
         if not left:
@@ -228,8 +238,12 @@ class _Archiver:
             if batch.state == "written":
                 self._session.set_batch(batch.batch_id, "registered", "written")
                 self._session.commit()
-            self._session.take_back(self._files.read(batch.paths))
-            self._let_go(batch.batch_id, batch.shown_date, is_merge=batch.is_merge, rows=batch.rows or 0)
+            if late_only and not batch.is_merge:
+                self._waiting.add(batch.shown_date)
+                continue
+            self._let_go(
+                batch.batch_id, batch.shown_date, is_merge=batch.is_merge, rows=batch.rows or 0, unread=batch.paths
+            )
 
     def archive_all(self, kept_from: date) -> None:
         """Archive every date that is due, until none is; what comes meanwhile for one of them follows."""
@@ -239,10 +253,14 @@ class _Archiver:
                 return
             self._most = self._done + 2 * sum(one.rows for one in due)
             for one in due:
-                self.archive(one.date)
+                if not self.archive(one.date):
+                    break
 
-    def archive(self, day: date) -> None:
+    def archive(self, day: date) -> bool:
         """Archive what the live table has of a date, as one batch.
+
+        Returns:
+            False when rows came for an earlier date, which must be archived first: the boundary passes both.
 
         Raises:
             FenceError: another archiving has committed meanwhile.
@@ -250,18 +268,23 @@ class _Archiver:
         """
         for _ in range(_ATTEMPTS):
             table = self.lake.load_archive()
-            is_merge = day < self.lake.boundary(table)
+            boundary = self.lake.boundary(table)
+            is_merge = day < boundary
             begun_at = datetime.now(UTC)  # of the batch, not of the run: a merge's rows arrive at this time
             number = self._session.begin_batch(self._run_id, day, is_merge=is_merge, now=begun_at)
             written = self._write(table, day, number, merged_at=begun_at if is_merge else None)
             if written is None:
                 self._give_up(number, day, self._run_id, "writing")
-                return
+                return True
             paths, rows = written
             if self._register(table, day, number, paths, is_merge=is_merge):
                 self._let_go(number, day, is_merge=is_merge, rows=rows)
-                return
+                return True
             self._give_up(number, day, self._run_id, "written")
+            earlier = self._session.live_rows(day)
+            self._session.commit()
+            if any(boundary <= other for other in earlier):
+                return False
         raise TransientError(
             f"{day} of the impressions was written to while it was archived, {_ATTEMPTS} times in a row: nothing left "
             "the live table; run again when the loads have ended"
@@ -272,7 +295,14 @@ class _Archiver:
     ) -> tuple[list[str], int] | None:
         """Write the files of a batch, a merge when it has a time, and read them back; None when there are no rows."""
         if merged_at:
-            self._session.bring_back(self._files.read(file.path for file in self.lake.held(table, day)))
+            held = self.lake.held(table, day)
+            if any(file.has_deletes for file in held):
+                raise TerminalError(
+                    f"somebody deleted rows of {day} from {self.lake.identifier(IMPRESSIONS_ARCHIVE)}, and "
+                    "merging what came late would bring them back: `lakehouse ads audit` names the files, and "
+                    "docs/ads.md what to do"
+                )
+            self._session.bring_back(self._files.read(file.path for file in held))
         schema = self.lake.write_schema(table, IMPRESSIONS_ARCHIVE)
         name = f"{self.lake.directory(day)}/{_file_name(number, self._run_id)}"
         rows = self._session.rows_of(day, merged_at=merged_at)
@@ -314,13 +344,22 @@ class _Archiver:
         self._session.commit()
         return True
 
-    def _let_go(self, number: int, day: date, *, is_merge: bool, rows: int) -> None:
+    def _let_go(self, number: int, day: date, *, is_merge: bool, rows: int, unread: Sequence[str] = ()) -> None:
         """Delete the live rows of a registered batch, unless a query may still look for them.
 
         Late rows are counted by no query, so nobody is waited for.
+
+        Args:
+            number: of the batch.
+            day: its date.
+            is_merge: its rows are late.
+            rows: in its files.
+            unread: its files, when the session does not have their rows.
         """
         removed: int | None = None
         if is_merge or self._readers_are_gone():
+            if unread:
+                self._session.take_back(self._files.read(unread))
             removed = self._session.remove_archived(day)
             self._session.set_batch(number, "archived", "registered", removed_rows=removed, ended_at=datetime.now(UTC))
             self._session.commit()

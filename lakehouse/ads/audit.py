@@ -32,6 +32,7 @@ _SETTLED: Final = timedelta(hours=2)
 """A load takes less, and the next one ends what a killed one began."""
 _TURN_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.5
+_DELETED_FROM: Final = "files of the archive that somebody deleted rows from"
 _KEY: Final = ["shown_date", "impression_id", "updated_at"]
 _KEY_COLUMNS: Final = "shown_date date, impression_id text, updated_at timestamptz"
 
@@ -135,6 +136,7 @@ def compare_counts(settings: Settings, now: datetime) -> tuple[Gap, ...]:
             for day, batch in batches.items()
             if same.get(day) == batch and sum(rows[path] for path in batch.paths) != batch.rows
         ],
+        _DELETED_FROM: [file.path for file in held if file.has_deletes],
         "files that the archive has twice": [path for path, n in Counter(file.path for file in held).items() if n > 1],
     }
     return tuple(Gap(what, len(places), tuple(places[:_NAMED])) for what, places in found.items() if places)
@@ -221,7 +223,9 @@ class _Auditor:
                 self._gaps.append(Gap(f"a backup that can't be read: {error}", 1, (run.run_id,)))
         table = self._archive.load_archive()
         self._boundary = self._archive.boundary(table)
-        held = Counter(file.path for file in self._archive.held(table))  # one that is registered twice counts twice
+        files = self._archive.held(table)
+        self._found(_DELETED_FROM, [file.path for file in files if file.has_deletes])
+        held = Counter(file.path for file in files)  # one that is registered twice counts twice
         changed: list[str] = []
         for batch in session.batches():
             if of_batch := [path for path in batch.paths if held[path]]:

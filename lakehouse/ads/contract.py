@@ -1,7 +1,8 @@
 """What a record of the ad API must hold to become an impression; pure.
 
-An impression is known by the UTC date on which it was shown and its id. The API tells it again when something changed,
-such as a click that came later, and the record with the newest `updated_at` holds.
+An impression is known by the UTC date on which it was shown and its id, whatever account told it: accounts that share
+ids need an environment each. The API tells it again when something changed, such as a click that came later, and the
+record with the newest `updated_at` holds.
 """
 
 from collections.abc import Sequence

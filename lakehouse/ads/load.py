@@ -184,6 +184,7 @@ def restore(settings: Settings, *, now: datetime | None = None, progress: Progre
     """Bring every backup into the table again, by today's contract; what is archived stays in the archive alone.
 
     Rows that are there are set right where they differ; rows that no backup has are left, and an audit names them.
+    Run it again when it was killed: until it ends, a later one of records of the same version may hold.
     A backup that is not what its manifest says keeps the others out as little as it does in a load.
 
     Raises:
@@ -281,6 +282,8 @@ class _Loader:
         for run in runs:
             with left_out_if_broken(run):
                 manifests.append((run, self.backups.manifest(run)))
+        # Of records of the same version a load keeps the first it met, and a repair the last: so it goes backwards.
+        manifests.sort(key=lambda one: one[1].stored_at, reverse=repair)
         self.expect(sum(manifest.records for _, manifest in manifests))
         for run, manifest in manifests:
             with left_out_if_broken(run):
@@ -320,7 +323,7 @@ class _Loader:
         rejected = inserted = updated = superseded = 0
         known: set[date] = set()
         session.begin_load(run.run_id)
-        for part, good, bad in ahead(self._judged(run, manifest)):
+        for part, good, bad in ahead(self._judged(run, manifest, last_first=repair)):
             session.stage(good.append_column("arrived_at", _repeated(arrived_at, good.num_rows)))
             session.reject(bad, run.run_id)
             superseded += self._drop_archived(session, good, known)
@@ -355,9 +358,10 @@ class _Loader:
         session.commit()
         return load
 
-    def _judged(self, run: Run, manifest: Manifest) -> Iterator[tuple[Part, pa.Table, pa.Table]]:
+    def _judged(self, run: Run, manifest: Manifest, *, last_first: bool) -> Iterator[tuple[Part, pa.Table, pa.Table]]:
         """Read and judge each part of a backup: its impressions, and what is refused of it."""
-        for number, part in enumerate(manifest.parts, start=1):
+        parts = list(enumerate(manifest.parts, start=1))
+        for number, part in reversed(parts) if last_first else parts:
             yield part, *decode_lines(self.backups.lines(run, part), number)
 
     def _drop_archived(self, session: Session, good: pa.Table, known: set[date]) -> int:

@@ -137,6 +137,10 @@ def _show(result: CsvResult) -> None:
     )
     if result.quarantined_by_reason:
         print_table(["reason", "records"], list(result.quarantined_by_reason.items()))
+    if result.waiting:
+        answers.print("Files of dates that this run did not look at wait:")
+        waiting = [(str(one.drop_date), one.files, one.command) for one in result.waiting]
+        print_table(["date", "files", "what brings them"], waiting)
 
 
 def _show_states(rows: list[FileState]) -> None:

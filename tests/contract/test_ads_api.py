@@ -1,5 +1,7 @@
 """The client of the ad API against the mock server, which misbehaves on request; needs no stack."""
 
+import itertools
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -105,6 +107,42 @@ def test_a_page_without_end_is_not_read_to_it(api: Api, monkeypatch: pytest.Monk
     monkeypatch.setattr(ads_api, "_MOST_PAGE_BYTES", 10_000)
     with pytest.raises(TerminalError, match="10,000 bytes"):
         returned(api.settings("large"))
+
+
+def test_empty_pages_are_no_fault_until_they_lead_on_and_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ads_api, "_MOST_EMPTY_PAGES", 3)
+    bodies = [b"", b"", b"{}\n", b"", b"", b"", b"{}\n"]
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = bodies[len(asked)]
+        asked.append(request)
+        headers = {"Content-Type": ads_api.MEDIA_TYPE, ads_api.RECORD_COUNT: str(body.count(b"\n"))}
+        return httpx.Response(200, headers=headers | {ads_api.NEXT_CURSOR: f"c{len(asked)}"}, content=body)
+
+    settings = AdsSettings(api_url="http://ads.example")  # pyright: ignore[reportCallIssue]
+    with (
+        AdApi(settings, transport=httpx.MockTransport(answer)) as client,
+        pytest.raises(TerminalError, match="3 empty pages in a row"),
+    ):
+        list(client.pages(START, END))
+    assert len(asked) == 6
+
+
+def test_a_page_that_comes_byte_by_byte_is_given_up_and_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ads_api, "_MOST_PAGE_SECONDS", 0.05)
+
+    def byte_by_byte() -> Iterator[bytes]:
+        for byte in b'"1st"\n':
+            time.sleep(0.1)
+            yield bytes([byte])
+
+    bodies: Iterator[bytes | Iterator[bytes]] = itertools.chain([byte_by_byte()], itertools.repeat(b'"2nd"\n'))
+    headers = {"Content-Type": ads_api.MEDIA_TYPE, ads_api.RECORD_COUNT: "1"}
+    settings = AdsSettings(api_url="http://ads.example")  # pyright: ignore[reportCallIssue]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, content=next(bodies)))
+    with AdApi(settings, transport=transport, sleep=lambda _: None) as client:
+        assert list(client.pages(START, END)) == [b'"2nd"\n']
 
 
 def test_a_server_that_hangs_up_in_the_middle_is_asked_again() -> None:

@@ -117,6 +117,29 @@ def test_a_file_that_ends_runs_comes_last_and_alone_and_is_given_up(environment:
     assert ("a", "failed", "gave_up") in ledger(environment)
 
 
+def test_a_file_that_ends_every_run_lets_the_others_go_first_in_the_next(store: FileStore) -> None:
+    announce(store, "poison", "b", "c")
+    for run in range(ALONE_AFTER):
+        store.claim(f"r{run}", 9)
+    assert [row.notification.key for row in store.claim("r8", 9)] == ["poison"]
+    claimed = [[row.notification.key for row in store.claim("r9", 9)] for _ in range(4)]
+    assert claimed == [["b"], ["c"], ["poison"], []]
+
+
+def test_what_postgresql_holds_in_no_text_is_written_as_an_escape(environment: Settings, store: FileStore) -> None:
+    store.record("topic", [message(0, Refusal("duplicate_key", "\x00 twice", "a\x00")), message(1, notification("a"))])
+    rows = "SELECT message, field FROM {s}.file_notifications WHERE kafka_offset = 0"
+    assert ask(environment, rows) == [(r"\x00 twice", r"a\x00")]
+    store.judge_again([message(0, Refusal("duplicate_key", "\x00 twice", "b\x00"))])
+    assert ask(environment, rows) == [(r"\x00 twice", r"b\x00")]
+    claimed = store.claim("r1", 9)
+    said = "SELECT message FROM {s}.file_ledger"
+    store.postpone("r1", [(row, "a\x00b") for row in claimed])
+    assert ask(environment, said) == [(r"a\x00b",)]
+    store.set_aside("r1", [Verdict(row, FileReason.WRONG_COLUMNS, "unknown a\x00") for row in claimed])
+    assert ask(environment, said) == [(r"unknown a\x00",)]
+
+
 def test_a_verdict_is_written_unless_the_file_was_announced_anew_meanwhile(
     environment: Settings, store: FileStore
 ) -> None:
@@ -272,3 +295,20 @@ def test_an_offset_that_no_row_has_is_named_unless_it_is_known_to_be_lost(store:
     assert store.unrecorded("t1", 0, 5, 0) == [4]
     (gap,) = store.gaps()
     assert (gap.kind, gap.count) == ("lost messages", 2)
+
+
+def test_a_loss_that_grows_is_remembered_as_large_as_it_was_ever_told(store: FileStore) -> None:
+    for end in (3, 6, 4):
+        store.lose("topic", [(Coordinates("t1", 0, 1), end)])
+    (gap,) = store.gaps()
+    assert gap.count == 5
+
+
+def test_of_each_topic_it_is_known_how_far_it_was_read_or_lost(store: FileStore) -> None:
+    assert store.passed("t1") == {}
+    store.record("topic", [message(0, notification("a")), message(3, notification("b"))])
+    store.record("topic", [message(8, notification("c"), "t2")])
+    assert store.passed("t1") == {0: 4}
+    store.lose("topic", [(Coordinates("t1", 0, 4), 7), (Coordinates("t1", 1, 0), 2), (Coordinates("t2", 0, 0), 2)])
+    assert store.passed("t1") == {0: 7, 1: 2}
+    assert store.passed("t2") == {0: 9}

@@ -151,6 +151,25 @@ def test_files_are_those_of_the_runs_date_unless_it_is_told_otherwise(
     assert updates(finished.run_id) == ["events.user_actions"]
 
 
+def test_when_no_file_came_the_run_fails_and_files_of_the_days_before_come_all_the_same(
+    dagbag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowSensorTimeout  # noqa: PLC0415
+
+    def nothing_came(*_: object, **__: object) -> None:
+        raise AirflowSensorTimeout("no CSV file came")
+
+    monkeypatch.delenv("LAKEHOUSE_PREFIX", raising=False)
+    monkeypatch.setattr(type(dagbag.dags["event_transformation"].get_task("wait_for_files")), "execute", nothing_came)
+    counts = """{"published_rows": 1, "quarantined_rows": 0, "withdrawn_rows": 0}"""
+    script = f"""echo "$*" >> {tmp_path}/call; echo '{counts}'"""
+    options = {"logical_date": datetime(2026, 1, 31, 5, tzinfo=UTC)}
+    finished = run(dagbag, "event_transformation", script, tmp_path, monkeypatch, **options)
+    assert finished.state == "failed"
+    assert (tmp_path / "call").read_text() == "csv run --output json --date=2026-01-31\n"
+    assert updates(finished.run_id) == ["events.user_actions"]
+
+
 def test_when_no_file_came_in_time_the_error_says_where_none_came(dagbag: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.sdk.exceptions import AirflowSensorTimeout  # noqa: PLC0415
 

@@ -4,8 +4,10 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import NoReturn
 
 import pytest
 from pyarrow import compute as pc
@@ -16,9 +18,11 @@ from lakehouse.adapters.ads_api import AdApi
 from lakehouse.adapters.ads_archive import AdsArchive
 from lakehouse.adapters.ads_store import AdsStore, Session
 from lakehouse.adapters.postgres import drop_schema
-from lakehouse.ads import archive, load
+from lakehouse.ads import archive, backup, load
 from lakehouse.ads.audit import audit, compare_counts
 from lakehouse.ads.backup import Backups
+from lakehouse.ads.contract import decode_lines
+from lakehouse.ads.sample import encode
 from lakehouse.environment import apply
 from lakehouse.errors import ServerUnavailableError, TerminalError, TransientError
 from lakehouse.settings import Settings
@@ -202,6 +206,58 @@ def test_the_table_is_rebuilt_from_the_backups_alone(filled: AdShop) -> None:
     filled.audited()
 
 
+def test_a_restore_leaves_the_record_that_came_first_of_those_with_the_same_time_of_change(
+    shop: AdShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "PART_BYTES", 1)
+    by_one = shop.settings.ads.model_copy(update={"page_records": 1})
+    settings = shop.settings.model_copy(update={"ads": by_one})
+    first = RECENT_ONES[0]
+    shop.tells(first, first | {"cost_micros": 2})  # two parts of a backup
+    assert load.run(settings, HOUR, UNTIL, now=NOW).superseded_records == 1
+    shop.tells(first | {"cost_micros": 3})
+    assert load.run(settings, HOUR, UNTIL, now=NOW).superseded_records == 1
+    shop.assert_shows(first)
+    assert load.restore(settings).records == 3
+    shop.assert_shows(first)
+    shop.sql("DELETE FROM {schema}.impressions")
+    result = load.restore(settings)
+    assert (result.inserted_rows, result.updated_rows) == (1, 2)
+    shop.assert_shows(first)
+
+
+def test_a_load_inserts_what_an_archiving_deletes_while_it_does(shop: AdShop) -> None:
+    one, other = RECENT_ONES[:2]
+    shop.tells(one, other)
+    load.run(shop.settings, HOUR, UNTIL, now=NOW)
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO {schema}.imp%'"
+    delete = "DELETE FROM {schema}.impressions WHERE impression_id = %s"
+    with ThreadPoolExecutor(1) as pool, AdsStore(shop.settings).session() as archiving:
+        archiving.run(delete, [other["impression_id"]])
+        loading = pool.submit(load.run, shop.settings, HOUR, UNTIL, now=NOW)
+        wait_until(lambda: bool(shop.rows(waits)), "the load waits for nobody")
+        archiving.run(delete, [one["impression_id"]])  # the load has met it and left it alone
+        archiving.commit()
+        result = loading.result()
+    assert (result.inserted_rows, result.updated_rows, result.superseded_records) == (2, 0, 0)
+    shop.assert_shows(one, other)
+
+
+def test_what_the_archive_has_of_a_record_is_looked_up_and_not_read_through(shop: AdShop) -> None:
+    archived, _ = decode_lines([encode(impression(n, OLD)) for n in range(5_000)], 1)
+    told = [impression(7, OLD), newer(impression(8, OLD)), impression(9_000, OLD), impression(7, OLDER)]
+    records, _ = decode_lines([encode(record) for record in told], 1)
+    read = "SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_xact_user_tables WHERE relname = 'known'"
+    with AdsStore(shop.settings).session() as session:
+        session.begin_load("a load")
+        session.know_archived([archived.select(["shown_date", "impression_id", "updated_at"])])
+        session.stage(records.append_column("arrived_at", records["updated_at"]))
+        before = session.ask(read)
+        assert session.drop_archived() == 1
+        assert session.ask(read) == before
+        session.rollback()
+
+
 def test_old_impressions_move_to_the_archive_and_the_view_shows_the_same(filled: AdShop) -> None:
     shown = filled.shown()
     dry = archive.run(filled.settings, now=NOW, dry_run=True)
@@ -295,6 +351,57 @@ def test_rows_that_a_query_may_still_look_for_stay_until_the_next_run(
     assert [one.removed_rows for one in again.archived] == [30, 20]
     assert filled.live() == {RECENT: 10}
     assert filled.shown() == shown
+
+
+def test_a_load_waits_for_no_query_and_leaves_the_dates_that_do_to_the_next_archiving(
+    filled: AdShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "READERS_SECONDS", 0.5)
+    monkeypatch.setattr(archive, "_RUNNING", "SELECT 'a query that does not end'")
+    archive.run(filled.settings, now=NOW)
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("it must not be asked")
+
+    late, other = impression(600, OLDER), impression(601, OLDER - timedelta(days=7))
+    filled.tells(late, other)
+    with monkeypatch.context() as loading:
+        loading.setattr("lakehouse.ads.archive._Archiver._queries", refuse)
+        result = load.run(filled.settings, HOUR, UNTIL, now=NOW)
+    assert (result.inserted_rows, result.merged_rows) == (2, 1)
+    assert filled.live() == {OLDER: 31, OLD: 20, RECENT: 10}
+    with monkeypatch.context() as archiving:
+        archiving.setattr(Session, "take_back", refuse)
+        again = archive.run(filled.settings, now=NOW)
+    assert [one.removed_rows for one in again.archived] == [None, None]
+    monkeypatch.undo()
+    archive.run(filled.settings, now=NOW)
+    assert filled.live() == {RECENT: 10}
+    filled.assert_shows(*OLD_ONES, late, other, *RECENT_ONES)
+
+
+def test_a_row_that_comes_for_an_earlier_date_while_one_is_archived_goes_first(
+    filled: AdShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, done = Session.hold_writers, list[str]()
+    earlier = impression(700, OLDER - timedelta(days=7))
+
+    def load_first(session: Session) -> None:
+        if not done:
+            done.append("loaded")
+            filled.tells(earlier)
+            load.run(filled.settings, HOUR, UNTIL, now=NOW)
+        lock(session)
+
+    monkeypatch.setattr(Session, "hold_writers", load_first)
+    result = archive.run(filled.settings, now=NOW)
+    assert len(result.abandoned) == 1
+    assert [(one.date, one.is_merge, one.rows) for one in result.archived] == [
+        (OLDER - timedelta(days=7), False, 1),
+        (OLDER, False, 30),
+        (OLD, False, 20),
+    ]
+    filled.assert_shows(*OLD_ONES, earlier, *RECENT_ONES)
 
 
 def test_a_row_that_changes_while_its_date_is_archived_is_archived_as_it_became(
@@ -465,6 +572,39 @@ def test_an_audit_names_what_is_wrong(filled: AdShop) -> None:
     (run,), _ = backups.runs()
     s3.filesystem(settings.s3).delete_file(s3.key_of(f"{backups.path(run)}/part-00001.jsonl.gz"))
     assert any("a backup that can't be read" in gap.what for gap in audit(settings).gaps)
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_rows_that_somebody_deleted_from_the_archive_are_named_and_come_back_by_no_merge(
+    filled: AdShop, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    settings = filled.settings
+    archive.run(settings, now=NOW)
+    shown, register, done = filled.shown(), AdsArchive.register, list[str]()
+
+    def delete() -> None:
+        done.append("deleted")
+        archived = f"{settings.catalog.name}.{settings.prefix}ads.impressions_archive"
+        where = f"shown_date = DATE '{OLDER}' AND impression_id = 'i-0004'"
+        trino.query(settings.trino_as("admin"), f"DELETE FROM {archived} WHERE {where}")
+
+    def delete_first(own: AdsArchive, *arguments: object, **options: object) -> None:
+        if not done:
+            delete()
+        register(own, *arguments, **options)  # pyright: ignore[reportArgumentType]
+
+    if when == "before":
+        delete()
+    monkeypatch.setattr(AdsArchive, "register", delete_first)
+    filled.tells(impression(500, OLDER))
+    with pytest.raises(TerminalError, match=f"somebody deleted rows of {OLDER}"):
+        load.run(settings, HOUR, UNTIL, now=NOW)
+    assert done == ["deleted"]
+    gone = {(day, key) for day, key, _ in shown - filled.shown()}
+    assert gone == {(OLDER, "i-0004")}
+    named = {"files of the archive that somebody deleted rows from": 1}
+    assert {gap.what: gap.count for gap in audit(settings).gaps} == named
+    assert {gap.what: gap.count for gap in compare_counts(settings, NOW)} == named
 
 
 def test_a_broken_backup_is_not_inserted_and_keeps_no_load_and_no_restore_waiting(shop: AdShop) -> None:

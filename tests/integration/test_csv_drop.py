@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from lakehouse.adapters.catalog import Lake
 from lakehouse.audit import audit
 from lakehouse.audit_files import FilesLedger
 from lakehouse.cli.main import app
-from lakehouse.csv_drop import CsvResult
-from lakehouse.errors import TerminalError
+from lakehouse.csv_drop import CsvResult, Waiting
+from lakehouse.errors import TerminalError, TransientError
 from lakehouse.quarantine import Selection
 from lakehouse.settings import PROJECT_ROOT, Settings, get_settings
 from lakehouse.tables import CSV_FILES, USER_ACTIONS, USER_ACTIONS_QUARANTINE, TableSpec
+from tests.faults.proxy import FaultProxy, in_front_of
 from tests.integration.replaying import OLDER_RULES, environment_of
 from tests.shops import good, open_shop
 
@@ -366,6 +367,92 @@ def test_a_file_whose_events_are_archived_is_left_until_they_are_brought_back(
     assert run(shop).withdrawn_rows == 2
     assert users(shop) == ["c", "d"]
     assert_adds_up(shop, 2, 2, 2, 0, 0)
+
+
+def through(settings: Settings, store: FaultProxy) -> Settings:
+    return settings.model_copy(update={"s3": settings.s3.model_copy(update={"endpoint": store.url})})
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (
+            403,
+            TerminalError,
+            r"poison\.csv can't be read \(.* does not let the pipeline read .*every other file is done",
+        ),
+        (500, TransientError, r"poison\.csv can't be read \(.* failed on .*every other file is done"),
+    ],
+)
+def test_a_file_that_the_store_does_not_give_keeps_no_other_back(
+    shop: Settings, put: Callable[..., str], status: int, error: type[Exception], told: str
+) -> None:
+    put("poison.csv", rows(row("p"), ""))
+    put("good.csv", rows(row("a"), "broken"))
+    with in_front_of(shop.s3.endpoint) as store:
+        refusal = store.on("answer", "GET", r"/poison\.csv", status=status)
+        with pytest.raises(error, match=told):
+            run(through(shop, store))
+        assert users(shop) == ["a"]
+        assert refused(shop) == [(3, "wrong_columns")]
+        assert_adds_up(shop, 1, 2, 1, 1, 0)
+        put("later.csv", rows(row("b")))
+        with pytest.raises(error, match=told):
+            run(through(shop, store))
+        assert users(shop) == ["a", "b"]
+        refusal.times = 0  # and now it gives the file
+        assert run(through(shop, store)).published_rows == 1
+    assert users(shop) == ["a", "b", "p"]
+    assert_adds_up(shop, 3, 4, 3, 1, 0)
+
+
+def test_a_store_that_is_away_for_every_file_ends_the_run_with_nothing_brought(
+    shop: Settings, put: Callable[..., str]
+) -> None:
+    put("a.csv", rows(row("a")))
+    put("b.csv", rows(row("b")))
+    with in_front_of(shop.s3.endpoint) as store:
+        store.on("answer", "GET", r"\.csv", status=503)  # the list of the files has no such path
+        store.on("answer", "HEAD", "/user-events/", status=503)
+        with pytest.raises(TransientError, match="nothing was committed"):
+            run(through(shop, store))
+    assert_adds_up(shop, 0, 0, 0, 0, 0)
+    assert run(shop).published_rows == 2
+    assert_adds_up(shop, 2, 2, 2, 0, 0)
+
+
+def test_what_waits_for_dates_that_a_run_does_not_look_at_is_told_with_what_brings_it(
+    shop: Settings, put: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = DAY - timedelta(days=8)
+    put("shop.csv", rows(row("a")))
+    put("late.csv", rows(row("l")), late)
+    put("later.csv", rows(row("m")), late)
+    waiting = (Waiting(late, 2, f"lakehouse csv run --date {late} --days-back 0"),)
+    assert csv_drop.run(shop, DAY).waiting == waiting
+    assert csv_drop.run(shop, DAY).waiting == waiting  # also when there is nothing to bring
+
+    monkeypatch.setenv("LAKEHOUSE_PREFIX", shop.prefix)
+    get_settings.cache_clear()
+    shown = CliRunner().invoke(app, ["csv", "run", "--date", str(DAY)])
+    assert waiting[0].command in shown.stdout
+    asked = CliRunner().invoke(app, ["csv", "run", "--date", str(DAY), "--output", "json"])
+    assert json.loads(asked.stdout)["waiting"] == [{"drop_date": str(late), "files": 2, "command": waiting[0].command}]
+    done = CliRunner().invoke(app, [*waiting[0].command.split()[1:], "--output", "json"])
+    assert json.loads(done.stdout)["published_rows"] == 2
+    put("late.csv", rows(row("n")), late)  # corrected too late
+    assert [(one.drop_date, one.files) for one in csv_drop.run(shop, DAY).waiting] == [(late, 1)]
+    assert users(shop) == ["a", "l", "m"]
+
+
+def test_lines_between_two_stray_quotes_are_events(shop: Settings, put: Callable[..., str]) -> None:
+    opens, closes = row("u1", product='"Sofa'), row("u4", product='TV 24"')
+    put("shop.csv", rows(opens, row("u2"), row("u3"), closes, row("u5")))
+    assert run(shop).quarantined_by_reason == {"bad_quoting": 2}
+    assert users(shop) == ["u2", "u3", "u5"]
+    assert refused(shop) == [(2, "bad_quoting"), (5, "bad_quoting")]
+    assert_adds_up(shop, 1, 5, 3, 2, 0)
+    assert quarantine.replay(shop).refused_by_reason == {"bad_quoting": 2}
 
 
 def test_what_does_not_add_up_is_found(shop: Settings, put: Callable[..., str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
 from lakehouse import announce, audit_notifications, file_notifications, ingest, transform
@@ -180,6 +181,26 @@ def test_each_kind_of_bad_file_is_set_aside_with_its_reason_and_the_others_go_on
     assert_settled(counter, MORNING + EVENING)
 
 
+def test_a_nul_in_a_name_sets_aside_what_holds_it_and_nothing_else(
+    counter: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(
+        counter,
+        b'{"\\u0000":1,"\\u0000":2}',
+        b'{"a\\u0000":1e400}',
+        b'{"a\\u0000":"\\ud800"}',
+        announcement(store(counter, "sales/column.csv", b"a\x00b,c\n1,2\n")),
+        announcement(store(counter, "sales/field.jsonl", b'{"a\\u0000":1}\n')),
+        upload(counter, "morning.csv", MORNING),
+    )
+    result = file_notifications.run(counter)
+    assert (result.refused, result.done, result.failed) == (3, 1, {"wrong_columns": 2})
+    assert_settled(counter, MORNING)
+    listed = said(counter, monkeypatch, "files", "list", "--status", "failed")["files"]
+    assert sum(r"\x00" in one["message"] for one in listed) == 5
+    assert not any("\x00" in one["message"] for one in listed)
+
+
 @pytest.mark.faults
 def test_an_object_that_comes_after_its_notification_counts_when_it_is_tried_again(
     counter: Settings, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +349,50 @@ def test_notifications_that_kafka_dropped_are_told_once_and_remembered(counter: 
     assert_settled_but(counter, MORNING + EVENING, "lost messages")
 
 
+def test_notifications_that_kafka_dropped_are_told_when_it_forgot_the_group_too(counter: Settings) -> None:
+    topic = counter.file_notifications_topic
+    send(counter, upload(counter, "morning.csv", MORNING))
+    file_notifications.run(counter)
+    send(counter, upload(counter, "evening.csv", EVENING))
+    forget_group(counter)  # as Kafka does with one that commits nothing for some days
+    kafka.delete_records(counter, topic)
+    assert_settled_but(counter, MORNING, "lost messages")  # before a run notices
+    with pytest.raises(DataLossError, match="dropped 1 notifications"):
+        file_notifications.run(counter)
+    assert_settled_but(counter, MORNING, "lost messages")
+    forget_group(counter)
+    send(counter, upload(counter, "late.csv", EVENING))
+    result = file_notifications.run(counter)
+    assert (result.lost_notifications, result.notifications) == (0, 1)
+    assert_settled_but(counter, MORNING + EVENING, "lost messages")
+
+
+def forget_group(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for deleted in admin.delete_consumer_groups([audit_notifications.group(settings)]).values():
+        deleted.result(30)
+
+
+@pytest.mark.faults
+def test_a_run_that_finds_nothing_commits_all_the_same_so_that_kafka_forgets_no_group(shop: Shop) -> None:
+    file_notifications.run(shop.settings)
+    shop.start("files", "run", failpoint="offsets-committed:kill:1").dies()
+
+
+@pytest.mark.faults
+def test_offsets_of_an_older_topic_are_forgotten_before_anything_is_read(shop: Shop) -> None:
+    settings = shop.settings
+    topic, group = settings.file_notifications_topic, audit_notifications.group(settings)
+    morning = upload(settings, "morning.csv", MORNING)
+    send(settings, morning, morning)
+    (partition,) = [partition for partition, (_, end) in kafka.offsets(settings, topic).items() if end]
+    kafka.commit(settings, topic, group, {partition: 1})
+    shop.start("files", "run", failpoint="files-recorded:kill:1").dies()
+    assert kafka.committed(settings, topic, group) == {partition: 0}
+    file_notifications.run(settings)
+    assert_settled(settings, MORNING)
+
+
 def assert_settled_but(settings: Settings, lines: list[Line], kind: str) -> None:
     assert aggregates(settings) == counted(lines)
     assert [gap.kind for gap in audit_notifications.audit(settings).gaps] == [kind]
@@ -392,6 +457,13 @@ def test_a_message_that_the_group_passed_and_no_row_has_is_a_gap(counter: Settin
     ask(counter, f"WITH x AS ({deleted}) SELECT count(*) FROM x")
     (gap,) = audit_notifications.audit(counter).gaps
     assert (gap.kind, gap.count) == ("unrecorded messages", 1)
+    send(counter, morning)
+    file_notifications.run(counter)
+    # Now two rows of one partition are gone, with one between them.
+    deleted = "DELETE FROM {s}.file_notifications WHERE kafka_offset <> 1 RETURNING 1"
+    ask(counter, f"WITH x AS ({deleted}) SELECT count(*) FROM x")
+    (gap,) = audit_notifications.audit(counter).gaps
+    assert (gap.kind, gap.count) == ("unrecorded messages", 2)
     ask(counter, "WITH x AS (UPDATE {s}.file_aggregates SET line_count = 9 RETURNING 1) SELECT count(*) FROM x")
     assert [gap.kind for gap in audit_notifications.audit(counter).gaps] == ["aggregates", "unrecorded messages"]
 

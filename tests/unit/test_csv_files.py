@@ -1,7 +1,7 @@
 """Which files have to be read, by what lies in the bucket and what the tables have."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import count, takewhile
 
 import pytest
@@ -14,6 +14,7 @@ from lakehouse.csv_files import (
     Loaded,
     batches,
     date_of,
+    elsewhere,
     folder,
     newest,
     number_of,
@@ -101,6 +102,29 @@ def test_files_are_read_in_the_order_in_which_they_came() -> None:
     known = {one.file: one for one in (loaded("d"), loaded("e", etag="old"))}
     assert [one.file[-5:-4] for one in plan(found, known, 1)] == ["e", "b", "c", "a"]
     assert plan([], known, 1) == ()
+
+
+def test_what_waits_for_other_dates_is_counted_by_date() -> None:
+    days = [DAY - timedelta(days=age) for age in range(3)]
+    found = [
+        replace(here(name), drop_date=day)
+        for name, day in [
+            ("ours", days[2]),
+            ("late", days[2] - timedelta(days=1)),
+            ("later", days[2] - timedelta(days=1)),
+            ("corrected", days[2] - timedelta(days=40)),
+            ("done", days[2] - timedelta(days=40)),
+            ("early", DAY + timedelta(days=1)),
+        ]
+    ]
+    known = {one.file: one for one in (loaded("corrected", etag="old"), loaded("done"))}
+    counts = elsewhere(found, known, days, 1)
+    assert list(counts.items()) == [
+        (DAY - timedelta(days=42), 1),
+        (DAY - timedelta(days=3), 2),
+        (DAY + timedelta(days=1), 1),
+    ]
+    assert elsewhere([found[0], found[4]], known, days, 1) == {}
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 4), st.integers(1, 60))

@@ -131,6 +131,42 @@ def test_a_quote_that_is_never_closed_sets_only_its_line_aside() -> None:
     assert sum(reason is None for _, reason in found) == lines
 
 
+@pytest.mark.parametrize(
+    ("more", "opens", "closes"),
+    [
+        (b"", b't,view,web,u1,"Sofa,S1', b't,view,web,u4,TV 24",S4'),  # six fields
+        (b"", b't,view,web,u1,"Sofa,S1', b't,view,web,u4,TV,S4"'),  # five
+        (b"", b't,view,web,u1,Sofa,"S1', b't,"view",web,u4,TV,S4'),  # no record at all
+        (b"", b't,"view,web,u1,Sofa,S1', b't,view",web,u4,TV,S4'),
+        (b",note", b't,view,web,u1,"Sofa,S1,', b't,view,web,u4,TV 24",S4,'),
+        (b",note", b't,view,web,u1,Sofa,S1,"nice', b't,view,web,u4,TV,S4,good",'),  # eight fields of seven
+    ],
+)
+def test_lines_that_two_stray_quotes_join_are_each_judged_on_their_own(
+    more: bytes, opens: bytes, closes: bytes
+) -> None:
+    between = [b"t,view,web,u2,Lamp,S2" + more[:1], b"t,view,web,u3,Vase,S3" + more[:1]]
+    records = Records([b"\n".join([HEADER + more, opens, between[0], b"", between[1], closes, b""])])
+    _, first, *good, last = records
+    assert (first.line, first.raw) == (2, opens)
+    assert first.problem is not None
+    assert first.problem.reason is CsvReason.BAD_QUOTING
+    assert good == [Record(3, between[0], fields(between[0])[0]), Record(5, between[1], fields(between[1])[0])]
+    assert (last.line, last.raw) == (6, closes)
+    assert (records.lines, records.blank_lines) == (6, 1)
+
+
+def test_a_further_column_may_hold_lines_and_a_required_one_may_not() -> None:
+    good, bad = b't,view,web,"u,1",Sofa,S1,"very\n\ngood"', b't,view,web,u2,"So\nfa",S1,"x\ny"'
+    found = read(b"\n".join([HEADER + b",note", good, bad, b"t,view,web,u3,Vase,S3,"]))
+    assert [(record.line, record.raw) for record in found[1:2]] == [(2, good)]
+    assert found[1].fields == ["t", "view", "web", "u,1", "Sofa", "S1", "very\n\ngood"]
+    reasons = [(record.line, record.problem and str(record.problem.reason)) for record in found[2:]]
+    assert reasons == [(5, "bad_quoting"), (6, "bad_quoting"), (7, "bad_quoting"), (8, None)]
+    assert found[2].problem is not None
+    assert "product_name holds no line break" in found[2].problem.message
+
+
 def test_a_line_that_is_not_utf8_is_set_aside_alone() -> None:
     records = read("ä,b\n".encode() + b"\xe4,b\n" + "ß,b\n".encode())
     assert [record.problem and record.problem.reason for record in records] == [None, Reason.NOT_UTF8, None]
@@ -175,6 +211,7 @@ def test_a_header_names_the_columns_in_any_order_and_may_name_more() -> None:
         (HEADER + b",sku", "'sku' is named twice"),
         (HEADER + b",", "no column may be called ''"),
         (HEADER + b",user_identifiers", "no column may be called 'user_identifiers'"),
+        (HEADER + b',"note\n' + ROW + b'\n"', "no column may be called 'note\\n"),
         (ROW, "no column timestamp"),
         (b'"timestamp"x,event_name', "follows the closing quote"),
         (HEADER + b"," + b"x" * (8192 - len(HEADER)), "the first line is 8,193 bytes long, at most 8,192 are read"),
@@ -218,9 +255,18 @@ def test_a_record_has_as_many_fields_as_the_header(line: bytes) -> None:
 
 
 def test_a_kept_record_is_read_as_it_was_in_its_file() -> None:
-    quoted = b'2023-10-23T12:34:56Z,view,web,"user\n1","A, B",SKU-1'
-    assert fields_of(quoted, header()) == ["2023-10-23T12:34:56Z", "view", "web", "user\n1", "A, B", "SKU-1"]
-    for raw, reason in [(b"1,2", "wrong_columns"), (b'a"b', "bad_quoting"), (b"\xff", "not_utf8"), (b"", None)]:
+    quoted = b'2023-10-23T12:34:56Z,view,web,user_1,"A, B",SKU-1,"very\ngood"'
+    wanted = ["2023-10-23T12:34:56Z", "view", "web", "user_1", "A, B", "SKU-1", "very\ngood"]
+    assert fields_of(quoted, header(HEADER + b",note")) == wanted
+    joined = b'2023-10-23T12:34:56Z,view,web,"user\n1","A, B",SKU-1'
+    for raw, reason in [
+        (b"1,2", "wrong_columns"),
+        (b'a"b', "bad_quoting"),
+        (joined, "bad_quoting"),
+        (quoted, "bad_quoting"),
+        (b"\xff", "not_utf8"),
+        (b"", None),
+    ]:
         found = fields_of(raw, header())
         assert isinstance(found, Problem)
         assert reason in (None, str(found.reason))
@@ -276,6 +322,42 @@ def test_whatever_the_bytes_every_line_is_in_one_record_or_blank(content: bytes,
 def test_records_are_the_same_wherever_the_bytes_are_cut(text: str) -> None:
     content = text.encode()
     assert list(Records([content])) == list(Records([content[k : k + 1] for k in range(len(content))]))
+
+
+PIECES = st.lists(st.sampled_from(['"', '""', ',"', '",', ",", "a", "t,view,web,u,P,S"]), max_size=6).map("".join)
+PLACES = st.lists(st.integers(0, 400), max_size=5)
+
+
+@given(st.lists(PIECES, max_size=12), st.sampled_from(["\n", "\r\n"]), PLACES)
+def test_where_all_columns_are_required_each_line_is_one_record_whatever_its_quotes(
+    lines: list[str], end: str, places: list[int]
+) -> None:
+    records = Records(cut(end.join([HEADER.decode(), *lines]).encode(), places))
+    found = list(records)[1:]
+    assert [record.line for record in found] == [number for number, line in enumerate(lines, 2) if line]
+    for record in found:
+        line = lines[record.line - 2]
+        assert record.raw == line.encode()
+        if '"' not in line:
+            assert record.fields == line.split(",")
+    assert records.lines == 1 + len(lines) - bool(lines and not lines[-1])
+
+
+@given(st.lists(PIECES, max_size=12), PLACES)
+def test_a_record_of_several_lines_has_its_line_breaks_in_further_columns_alone(
+    lines: list[str], places: list[int]
+) -> None:
+    content = "\n".join([f"{HEADER.decode()},note", *lines]).encode()
+    records = Records(cut(content, places))
+    found = list(records)
+    covered = [number for each in found for number in range(each.line, each.line + each.raw.count(b"\n") + 1)]
+    assert covered == sorted(set(covered))
+    assert len(covered) + records.blank_lines == records.lines
+    for each in found:
+        if b"\n" in each.raw:
+            assert each.fields is not None
+            assert (len(each.fields), [name for name in each.fields[:6] if "\n" in name]) == (7, [])
+            assert read(HEADER + b",note\n" + each.raw)[1] == each._replace(line=2)  # as a replay reads it again
 
 
 @given(st.lists(st.sampled_from(['"', ",", "a", "b", '""']), max_size=16).map("".join))

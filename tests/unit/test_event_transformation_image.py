@@ -49,6 +49,16 @@ def test_the_job_tells_by_its_exit_code_whether_to_run_it_again(
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
+def test_the_job_refuses_days_back_that_would_be_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(JOB), "--days-back", "-1"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOB), run_name="__main__")
+    assert ended.value.code == TerminalError.exit_code
+    assert capsys.readouterr().err == ("error: -1 days back would look at no folder: give 0 or more with --days-back\n")
+
+
 def test_the_job_explains_itself() -> None:
     ended = subprocess.run(
         [sys.executable, str(JOB), "--help"],

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import re
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from itertools import chain, cycle
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -285,6 +287,77 @@ def test_a_csv_file_that_was_cut_off_within_quotes_holds_no_value_there(column: 
     cut = f'{",".join(names)}\n2023-10-23T12:00:00Z,{",".join(map(str, values))},"12'
     assert refused(cut.encode(), "csv")[0] == "bad_value"
     assert read(f'{cut}"'.encode(), "csv")
+
+
+def as_quoted(lines: list[Line], quoting: Any, end: str) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=quoting, lineterminator=end)
+    writer.writerow(NAMES)
+    writer.writerows([line.sold_at.isoformat(), *line[1:]] for line in lines)
+    return text.getvalue().encode()
+
+
+class InPieces(io.BytesIO):
+    """A stream that is cut into pieces of these sizes, over and over again, after a byte order mark's bytes."""
+
+    def __init__(self, content: bytes, sizes: list[int]) -> None:
+        super().__init__(content)
+        self.sizes = chain([3], cycle(sizes))
+
+    def read(self, _: int | None = -1, /) -> bytes:
+        return super().read(next(self.sizes))
+
+
+PIECES = st.lists(st.integers(1, 60), min_size=1, max_size=20)
+MARKED = st.text(st.sampled_from('",; 2é\N{MOUSE}'), min_size=1, max_size=12).filter(lambda text: bool(text.strip()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(MARKED, MARKED, MARKED).map(lambda texts: Line(NOON, *texts)), max_size=5),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+    PIECES,
+)
+def test_what_a_csv_writer_quotes_is_read_wherever_its_bytes_are_cut(
+    lines: list[Line], quoting: int, end: str, is_marked: bool, pieces: list[int]
+) -> None:
+    content = b"\xef\xbb\xbf" * is_marked + as_quoted(lines, quoting, end)
+    batches = read_lines(InPieces(content, pieces), "csv", SALES, DAY)
+    assert [tuple(row.values()) for batch in batches for row in batch.to_pylist()] == [tuple(line) for line in lines]
+
+
+SAID_OF_QUOTES = "a value with a quote is not in quotes, or a quote in it is not doubled"
+# Of RFC 4180: records of fields, the last of which need not end.
+is_quoted_right = re.compile(r'(("([^"]|"")*"|[^",\r\n]*)[,\r\n])*("([^"]|"")*)?').fullmatch
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from('"""",,\r\nAé'), max_size=14), PIECES)
+def test_quotes_that_the_rfc_does_not_allow_are_refused_and_no_others(text: str, pieces: list[int]) -> None:
+    content = f"{','.join(NAMES)}\n{text}"
+    told = ""
+    try:
+        list(read_lines(InPieces(content.encode(), pieces), "csv", SALES, DAY))
+    except BadFileError as bad:
+        told = bad.message
+    assert told.endswith(SAID_OF_QUOTES) == (not is_quoted_right(f"{content}\n"))
+
+
+@pytest.mark.parametrize(
+    "text", ['"Sofa 24" wide"', '"24" TV"', '24" TV', 'TV 24"', '"A"-1', '"A-"1', '""A""', '""A', 'A""', ' "A"', '"A" ']
+)
+def test_a_csv_value_that_is_quoted_wrong_is_not_guessed_at(text: str) -> None:
+    content = as_csv([Line(), Line(sku="MARK")]).replace(b"MARK", text.encode())
+    told = f"line 3 of the CSV file, header included: {SAID_OF_QUOTES}"
+    assert refused(content, "csv") == ("unreadable", told)
+
+
+def test_the_line_of_a_wrong_quote_counts_over_blocks() -> None:
+    content = as_csv([Line(product_name='Smart TV of 27"')] * MANY + [Line(sku="MARK")]).replace(b"MARK", b'"A"-1')
+    assert len(content) > 2 * BLOCK_BYTES
+    assert refused(content, "csv")[1].startswith(f"line {MANY + 2:,} of the CSV file")
 
 
 @pytest.mark.parametrize(
