@@ -3,11 +3,9 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
 from lakehouse.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import artifacts, private, templates
-from lakehouse.stack.server import Server
+from lakehouse.stack.server import Server, answers
 
 CONFIGURATION = PROJECT_ROOT / "compose" / "alertmanager"
 
@@ -34,7 +32,7 @@ def server(settings: Settings) -> Server:
         environment={"GOMEMLIMIT": "100MiB"},
         directory=data,
         prepare=lambda: _prepare(settings, data),
-        probe=lambda: _probe(settings),
+        probe=lambda: answers(f"{settings.alertmanager.url}/-/ready"),
         start_seconds=60,
         memory_bytes=50_000_000,
     )
@@ -90,7 +88,3 @@ def _place(settings: Settings) -> Path:
 def _prepare(settings: Settings, data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True)
     write_configuration(settings)
-
-
-def _probe(settings: Settings) -> None:
-    httpx.get(f"{settings.alertmanager.url}/-/ready", timeout=5, trust_env=False).raise_for_status()

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import BaseModel, SecretStr
 
 from lakehouse.settings import PROJECT_ROOT, Settings
-from lakehouse.stack.server import Profile, Server
+from lakehouse.stack.server import Profile, Server, answers
 
 _UNCHANGED: Final = frozenset({"home", "cache", "stack", "run"})
 
@@ -54,11 +53,6 @@ def program(
         start_seconds=60,
         memory_bytes=memory_bytes,
     )
-
-
-def answers(url: str) -> None:
-    """Raise an exception unless a server on this machine answers well."""
-    httpx.get(url, timeout=5, trust_env=False).raise_for_status()
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:

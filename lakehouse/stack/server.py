@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+import httpx
+
 Profile = Literal["core", "full", "observe"]
 """Which servers; each profile has those of the ones before it."""
 
@@ -82,3 +84,8 @@ def own_by_unprivileged(path: Path) -> None:
     if os.geteuid() == 0:
         account = pwd.getpwnam(_UNPRIVILEGED_USER)
         os.chown(path, account.pw_uid, account.pw_gid)
+
+
+def answers(url: str) -> None:
+    """Raise an exception unless a server on this machine answers well."""
+    httpx.get(url, timeout=5, trust_env=False).raise_for_status()
