@@ -25,6 +25,7 @@ what was begun.
 | --- | --- |
 | up for retry, exit 75 | a server is away, or a load was writing to the date each time. It retries by itself. |
 | failed, exit 1, what was read back differs | nothing was deleted; look after the object store and run again. |
+| failed, exit 1, somebody deleted rows | every other date was archived; look which rows went from the archive. |
 | failed, exit 3 | a commit's answer got lost; when the catalog is back, trigger again: the table tells. |
 
 More in `docs/operations.md`.

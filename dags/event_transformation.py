@@ -13,7 +13,9 @@ When no file came in time the run fails, and `files_of_days_before` still brings
 
 **Why this schedule**: each morning, when the day's files are expected; they may come up to five hours later.
 While it waits, it holds no worker: the triggerer looks every 15 seconds.
-One run at a time, because the commits of files are numbered one after the other.
+Several runs wait side by side, so one that somebody triggers need not wait until another's files came. Each of the
+tasks that load works in one run at a time. When the two of them, or one and a command, load at once, all is brought
+once all the same: the commits of files are numbered one after the other, and who is overtaken looks anew.
 
 **Interval**: the date of the run, and the seven days before it, where late and corrected files are looked for. A run
 that somebody triggers without a date takes today. A backfill takes the date of each of its intervals. Files of other
@@ -28,11 +30,10 @@ earlier version brought.
 
 | what the task says | what to do |
 | --- | --- |
-| up for retry, exit 75 | a server is away or fails on a file, or a file changes meanwhile. It retries by itself. |
+| up for retry, exit 75 | a server is away or fails on a file, a file changes, or others commit. It retries by itself. |
 | failed, no CSV file came | nobody dropped one in time; ask who sends them, then trigger again with that date. |
 | failed, exit 1, events are in the archive | the message says what to restore, then trigger again. |
 | failed, exit 1, a file can't be read | the message names it, all others are done; have it readable or dropped anew. |
-| failed, exit 1, another run was quicker | a replay, an archiving or a second run committed meanwhile; trigger again. |
 | failed, exit 3 | a commit's answer got lost; when the catalog is back, trigger again: the table tells. |
 | many lines of a file in quarantine | `lakehouse quarantine list --file` says why; drop a corrected file. |
 
@@ -97,7 +98,7 @@ with DAG(
     doc_md=__doc__,
     schedule="0 5 * * *",
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=16,
     tags=["ingest", "user_actions", "csv"],
     default_args=TASK_DEFAULTS,
     deadline=deadline(timedelta(hours=6)),
@@ -129,6 +130,7 @@ with DAG(
         poke_interval=15,
         timeout=timedelta(hours=5).total_seconds(),
         execution_timeout=timedelta(hours=6),
+        max_active_tis_per_dag=None,  # a sensor that is deferred counts too, and would keep every other run waiting
     )
     # Run the Spark job: it reads new and corrected files and commits their records, each version once.
     # The first when the day's files came. Else the second, for the days before; the first one's state fails the run.

@@ -25,7 +25,7 @@ the transaction that says of its files that they count.
 | what the task says | what to do |
 | --- | --- |
 | up for retry, exit 75 | a server is away, or another run is at work. It retries by itself. |
-| failed, exit 1, notifications were gone from Kafka | the rest was done; announce again what came meanwhile. |
+| failed, exit 1, notifications were gone from Kafka | the rest was done; announce the files anew, accept the loss. |
 | files were set aside | `lakehouse files list --status failed` says why; mend a file and announce it again. |
 
 More in `docs/operations.md` and `docs/file-notifications.md`.

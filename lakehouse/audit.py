@@ -11,7 +11,7 @@ once, wherever an archiving was killed.
 Trino counts in one pass over the coordinates in all tables; offsets are listed only where the counts disagree.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -21,7 +21,7 @@ from lakehouse.adapters.catalog import summaries
 from lakehouse.adapters.csv_lake import CsvLake
 from lakehouse.audit_files import FilesLedger
 from lakehouse.errors import TerminalError, TransientError
-from lakehouse.plans import Account, Offsets
+from lakehouse.plans import ACCEPT, Account, Available, Offsets, lost_ranges
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS, USER_ACTIONS_ARCHIVE, USER_ACTIONS_QUARANTINE, TableSpec
 
@@ -115,15 +115,15 @@ def audit(settings: Settings) -> AuditReport:
     """
     tables = _tables(settings)
     gaps = tables.without_position()
-    ends: dict[str, Mapping[int, int] | None] = {}
+    available: dict[str, Available | None] = {}
     for source in ledger.sources(tables.properties):
-        ends[source], gone = _ends(settings, tables.properties, source)
+        available[source], gone = _available(settings, tables, source)
         gaps += gone
         read = ledger.position(tables.properties, source)
         gaps += find_jumps(source, ledger.advances(tables.summaries, source), read)
     rows: list[LedgerRow] = []
     for counted, count in tables.rows():
-        row = _with_end(counted, ends[counted.topic])
+        row = _with_end(counted, available[counted.topic])
         rows.append(row)
         gaps += _unread(row)
         gaps += tables.amiss(row, count)
@@ -171,33 +171,48 @@ def find_jumps(topic: str, moves: Sequence[tuple[Offsets, Offsets]], current: Of
     return gaps
 
 
-def _ends(settings: Settings, properties: ledger.Properties, source: str) -> tuple[Mapping[int, int] | None, list[Gap]]:
-    """The offset at which each topic partition of a source ends; None where the topic is no more.
+def find_dropped(source: str, position: Offsets, available: Available) -> list[Gap]:
+    """Find the offsets that Kafka dropped before the table had read them, and that nobody has accepted as lost.
+
+    Args:
+        source: the topic as the table knows it.
+        position: what the table had after Kafka was asked; else what an ingest read meanwhile would count as lost.
+        available: what Kafka has.
+    """
+    gaps: list[Gap] = []
+    for lost in lost_ranges(position, available):
+        offsets = _listed([(lost.start_offset, lost.end_offset - 1)])
+        detail = f"{offsets} are gone from Kafka before they were read; {ACCEPT}"
+        gaps.append(Gap("kafka", f"{source}/{lost.topic_partition}", lost.rows, detail))
+    return gaps
+
+
+def _available(settings: Settings, tables: "_Tables", source: str) -> tuple[Available | None, list[Gap]]:
+    """What Kafka has of a source, None where the topic is no more; and what of it can't be read any more.
 
     Only the newest source of a topic can have anything left to read. Of a topic that no ingest reads any more, whether
-    Kafka still has it does not matter.
+    Kafka still has it, or its messages, does not matter.
     """
     topic = ledger.topic_of(source)
-    if source != ledger.sources(properties, topic)[-1]:
+    if source != ledger.sources(tables.properties, topic)[-1]:
         return None, []
+    is_read = topic in settings.user_actions_topics
     try:
-        found = kafka.topic_id(settings, topic)
-        ends = {partition: end for partition, (_, end) in kafka.offsets(settings, topic).items()}
+        found, available = kafka.topic_id(settings, topic), kafka.offsets(settings, topic)
     except TerminalError as error:
-        is_read = topic in settings.user_actions_topics
         return None, [Gap("kafka", source, 0, str(error))] if is_read else []
-    known = ledger.topic_id(properties, source)
+    known = ledger.topic_id(tables.properties, source)
     if known not in (None, found):
         detail = f"the table has read the topic with id {known}, Kafka has made it anew as {found}"
-        return ends, [Gap("kafka", source, 0, detail)]
-    return ends, []
+        return available, [Gap("kafka", source, 0, detail)]
+    return available, find_dropped(source, tables.position_now(source), available) if is_read else []
 
 
-def _with_end(row: LedgerRow, ends: Mapping[int, int] | None) -> LedgerRow:
-    if ends is None:
+def _with_end(row: LedgerRow, available: Available | None) -> LedgerRow:
+    if available is None:
         return row
-    end = ends.get(row.topic_partition, 0)
-    return replace(row, end_offset=end, lag_rows=end - row.position)
+    start, end = available.get(row.topic_partition, (0, 0))
+    return replace(row, end_offset=end, lag_rows=end - max(row.position, start))
 
 
 def _unread(row: LedgerRow) -> Iterable[Gap]:
@@ -280,6 +295,10 @@ class _Tables:
             f"FROM {_name(settings, USER_ACTIONS_QUARANTINE)}"
         )
         self._quarantine = lake.load(USER_ACTIONS_QUARANTINE)
+
+    def position_now(self, source: str) -> Offsets:
+        """The position of a source as it is when this is asked."""
+        return ledger.position(self._lake.load(USER_ACTIONS).properties, source)
 
     def rows(self) -> Iterator[tuple[LedgerRow, _Count]]:
         """Count what the tables hold of each topic partition that has a position."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from lakehouse.adapters import kafka
 from lakehouse.adapters.file_store import FileStore, Gap
+from lakehouse.errors import NotMadeError
 from lakehouse.plans import OffsetRange
 from lakehouse.settings import Settings
 
@@ -42,13 +43,19 @@ def audit(settings: Settings) -> FilesAudit:
 
     Raises:
         TransientError: a server did not answer.
-        TerminalError: the topic or the tables are missing.
+        TerminalError: the tables are missing, or the topic is and no message was ever read.
     """
     store = FileStore(settings)
     topic = settings.file_notifications_topic
-    # First how far the group is: what it passes while this looks is in PostgreSQL before.
-    reached = kafka.committed(settings, topic, group(settings))
-    available, topic_id = kafka.offsets(settings, topic), kafka.topic_id(settings, topic)
+    try:
+        # First how far the group is: what it passes while this looks is in PostgreSQL before.
+        reached = kafka.committed(settings, topic, group(settings))
+        available, topic_id = kafka.offsets(settings, topic), kafka.topic_id(settings, topic)
+    except NotMadeError as error:
+        counts = store.counts()
+        if not any(counts.values()):
+            raise
+        return FilesAudit((Gap("topic gone", topic, 0, str(error)), *store.gaps()), 0, counts)
     positions = next_offsets(store, topic_id, reached, available)
     gaps = store.gaps()
     waiting = 0

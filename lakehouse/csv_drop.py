@@ -25,7 +25,7 @@ import hashlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -119,6 +119,26 @@ class CsvResult:
     seconds: float = 0.0
 
 
+class FilesLeftError(LakehouseError):
+    """A run left some files, and brought every other one.
+
+    Attributes:
+        result: what the run did.
+    """
+
+    def __init__(self, told: str, result: CsvResult) -> None:
+        super().__init__(told)
+        self.result = result
+
+
+class FilesRefusedError(FilesLeftError, TerminalError):
+    """A person has to act for some of the files that were left."""
+
+
+class FilesUnservedError(FilesLeftError, TransientError):
+    """The object store fails on the files that were left."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileState:
     """How a file stands; `loaded` is None while it waits for the first time.
@@ -154,12 +174,13 @@ def run(
         progress: called now and then.
 
     Raises:
-        TransientError: a server did not answer, a file changes again and again while it is read, or the object store
-            fails on some files; then the others are done.
-        FenceError: other runs, replays or archivings were quicker, several times in a row; run again.
+        TransientError: a server did not answer, a file changes again and again while it is read, or other runs, replays
+            or archivings were quicker, several times in a row.
         CommitStateUnknownError: run again; the tables tell whether the commit landed.
-        TerminalError: some events of a corrected file are in the archive, or a file is not for us; the other files are
-            done. Or the days back are less than none.
+        TerminalError: the days back are less than none.
+        FilesRefusedError: some events of a corrected file are in the archive, or a file is not for us; the others are
+            done.
+        FilesUnservedError: the object store fails on some files; the others are done.
     """
     started = time.monotonic()
     back = settings.csv.days_back if days_back is None else days_back
@@ -168,15 +189,15 @@ def run(
     days = [day - timedelta(days=age) for age in range(back, -1, -1)]
     changed = list[str]()
     with _Run(settings) as work:
-        work.settle()
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
             try:
+                work.settle()
                 changed = work.bring(days, progress)
-            except FenceError:  # somebody else was quicker: what is left to do is looked up anew
+            except FenceError as error:  # somebody else was quicker: what is left to do is looked up anew
                 if attempt + 1 == _ATTEMPTS:
-                    raise
+                    raise TransientError(f"{_ATTEMPTS} times in a row: {error}") from error
                 continue
             if not changed:
                 break
@@ -184,9 +205,10 @@ def run(
             raise TransientError(
                 f"{', '.join(changed)} changes while it is read: nothing of it was taken; run again when it is at rest"
             )
-        work.refuse_left()
         waiting = work.elsewhere(days)
-    return replace(work.result, waiting=waiting, seconds=round(time.monotonic() - started, 3))
+        result = replace(work.result, waiting=waiting, seconds=round(time.monotonic() - started, 3))
+        work.refuse_left(result)
+    return result
 
 
 def states(settings: Settings, day: date | None = None) -> list[FileState]:
@@ -229,17 +251,19 @@ def drop(settings: Settings, path: Path, day: date, name: str | None = None) -> 
 
 def dropped(settings: Settings, days: Iterable[date] | None) -> list[Dropped]:
     """List the files of these dates that are in the bucket; None for all dates."""
+    return list(_dropped(settings, days))
+
+
+def _dropped(settings: Settings, days: Iterable[date] | None) -> Iterator[Dropped]:
     bucket, objects = settings.s3.user_events_bucket, Objects(settings.s3)
     every = [f"{settings.prefix}year="]
     folders = every if days is None else [csv_files.folder(settings.prefix, day) for day in days]
-    found: list[Dropped] = []
     for within in folders:
         for one in objects.under(bucket, within):
             key = one.version.key
             day = csv_files.date_of(settings.prefix, key)
             if day is not None and one.version.etag:
-                found.append(Dropped(f"s3://{bucket}/{key}", day, one.version.etag, one.size_bytes, one.modified_at))
-    return found
+                yield Dropped(f"s3://{bucket}/{key}", day, one.version.etag, one.size_bytes, one.modified_at)
 
 
 class _Run:
@@ -296,18 +320,18 @@ class _Run:
 
     def elsewhere(self, days: Sequence[date]) -> tuple[Waiting, ...]:
         """Find what waits of all dates but these."""
-        known = self._lake.newest(self._lake.load(USER_ACTIONS))
-        waiting = csv_files.elsewhere(dropped(self._settings, None), known, days, RULE_VERSION)
+        known = self._lake.known(self._lake.load(USER_ACTIONS))
+        waiting = csv_files.elsewhere(_dropped(self._settings, None), known, days, RULE_VERSION)
         return tuple(
             Waiting(day, files, f"lakehouse csv run --date {day} --days-back 0") for day, files in waiting.items()
         )
 
-    def refuse_left(self) -> None:
+    def refuse_left(self, result: CsvResult) -> None:
         """Say which files were left, because the archive has events of them or the object store does not give them.
 
         Raises:
-            TerminalError: there are some.
-            TransientError: there are none but those that the object store fails on.
+            FilesRefusedError: there are some.
+            FilesUnservedError: there are none but those that the object store fails on.
         """
         told: list[str] = []
         if self._held_back:
@@ -326,8 +350,8 @@ class _Run:
             )
         if told:
             is_passing = not self._held_back and all(one.trouble == "unserved" for one in self._unread.values())
-            kind = TransientError if is_passing else TerminalError
-            raise kind(f"{'; '.join(told)}, then run again; every other file is done")
+            kind = FilesUnservedError if is_passing else FilesRefusedError
+            raise kind(f"{'; '.join(told)}, then run again; every other file is done", result)
 
     def settle(self, properties: ledger.Properties | None = None) -> None:
         """Do what a commit left to be done; what is done already is left alone.

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import orjson
 
@@ -41,18 +41,32 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """What a commit made of a file: a row of `ops.csv_files`, whose columns say what each attribute is."""
+class Known:
+    """What of a row of `ops.csv_files` tells whether a file has to be read again."""
 
     commit_number: int
     file: str
-    file_version: str
-    drop_date: date
     etag: str
     size_bytes: int
-    modified_at: datetime
     status: Status
     rule_version: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Read a row of the table."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+
+Kind = TypeVar("Kind", bound=Known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded(Known):
+    """What a commit made of a file: a row of `ops.csv_files`, whose columns say what each attribute is."""
+
+    file_version: str
+    drop_date: date
+    modified_at: datetime
     header: str | None
     lines: int
     blank_lines: int
@@ -145,7 +159,7 @@ def number_of(version: str) -> int:
     return int(version.partition("-")[0])
 
 
-def plan(dropped: Iterable[Dropped], known: Mapping[str, Loaded], rule_version: int) -> tuple[Dropped, ...]:
+def plan(dropped: Iterable[Dropped], known: Mapping[str, Known], rule_version: int) -> tuple[Dropped, ...]:
     """Choose the files that have to be read, in the order in which they came.
 
     Args:
@@ -153,19 +167,23 @@ def plan(dropped: Iterable[Dropped], known: Mapping[str, Loaded], rule_version: 
         known: the newest version that the tables have of each file.
         rule_version: of the rules that would judge them; a file that older ones refused as a whole is read again.
     """
-    found = [one for one in dropped if state(one, known.get(one.file), rule_version) in ("waiting", "changed")]
+    found = [one for one in dropped if _has_to_be_read(one, known, rule_version)]
     return tuple(sorted(found, key=lambda one: (one.modified_at, one.file)))
 
 
 def elsewhere(
-    dropped: Iterable[Dropped], known: Mapping[str, Loaded], days: Collection[date], rule_version: int
+    dropped: Iterable[Dropped], known: Mapping[str, Known], days: Collection[date], rule_version: int
 ) -> dict[date, int]:
     """Count the files that have to be read and are not of these dates, by date; arguments as in `plan`."""
-    others = [one for one in dropped if one.drop_date not in days]
-    return dict(sorted(Counter(one.drop_date for one in plan(others, known, rule_version)).items()))
+    others = (one for one in dropped if one.drop_date not in days)
+    return dict(sorted(Counter(one.drop_date for one in others if _has_to_be_read(one, known, rule_version)).items()))
 
 
-def state(one: Dropped | None, known: Loaded | None, rule_version: int) -> State:
+def _has_to_be_read(one: Dropped, known: Mapping[str, Known], rule_version: int) -> bool:
+    return state(one, known.get(one.file), rule_version) in ("waiting", "changed")
+
+
+def state(one: Dropped | None, known: Known | None, rule_version: int) -> State:
     """How a file stands: what is there of it against what the tables have of it."""
     if known is None:
         return "waiting"
@@ -189,9 +207,9 @@ def batches(pending: Sequence[Dropped], *, files: int, size_bytes: int) -> list[
     return [tuple(batch) for batch in cut]
 
 
-def newest(rows: Iterable[Loaded]) -> dict[str, Loaded]:
+def newest(rows: Iterable[Kind]) -> dict[str, Kind]:
     """The newest of the versions of each file."""
-    found: dict[str, Loaded] = {}
+    found: dict[str, Kind] = {}
     for row in rows:
         if row.file not in found or found[row.file].commit_number < row.commit_number:
             found[row.file] = row

@@ -64,7 +64,10 @@ class CsvReason(ReasonCode):
     WRONG_COLUMNS = "wrong_columns", "The record has more or fewer fields than the header."
     BAD_QUOTING = (
         "bad_quoting",
-        "A quote stands in a field that does not begin with one, something follows a closing quote, or none closes.",
+        (
+            "A quote stands in a field that does not begin with one, something follows a closing quote, or none "
+            "closes. Or quotes join lines to a wrong number of fields, or within one of the six columns."
+        ),
     )
 
 

@@ -102,7 +102,7 @@ def run(settings: Settings, progress: Progress | None = None) -> FilesResult:
         ]
         loss = DataLossError(
             f"Kafka had dropped {result.lost_notifications:,} notifications before they were read: {', '.join(lost)}; "
-            "announce again the files that came meanwhile. The next run goes on"
+            "announce again the files that came meanwhile, then `lakehouse files accept-loss`. The next run goes on"
         )
         try:
             result = _drain(settings, store, reading, result)
@@ -144,9 +144,11 @@ def _look(settings: Settings, store: FileStore) -> _Reading:
     available, topic_id = kafka.offsets(settings, topic), kafka.topic_id(settings, topic)
     reached = kafka.committed(settings, topic, members)
     position = next_offsets(store, topic_id, reached, available)
-    # Offsets of an older topic of this name: they would be believed as soon as some messages of this one are known.
-    if stale := {partition: offset for partition, offset in position.items() if offset < reached.get(partition, 0)}:
-        kafka.commit(settings, topic, members, stale)
+    # Said before anything is read: as soon as some messages of this topic are known, offsets of an older one of this
+    # name would be believed, and a partition without an offset would count as one that was to be read from 0.
+    said = {partition: offset for partition, offset in position.items() if offset < reached.get(partition, offset + 1)}
+    if said:
+        kafka.commit(settings, topic, members, said)
     lost = [
         OffsetRange(partition, position[partition], start)
         for partition, (start, _) in available.items()

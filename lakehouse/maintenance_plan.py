@@ -296,12 +296,13 @@ def notes(state: TableState, policy: Policy, now: datetime, *, statement_bytes: 
         )
     if state.writers:
         found.append(f"not compacted while others write to it: {'; '.join(state.writers)}")
-    found += [
-        f"{_place(partition)} keeps {_count(partition.delete_files, 'delete file')}: its "
-        f"{told_size(partition.size_bytes)} are more than one statement may rewrite ({told_size(statement_bytes)})"
-        for partition in state.partitions
-        if partition.delete_files and not _fits(partition, statement_bytes)
-    ]
+    for partition in state.partitions:
+        kept = f"{_place(partition)} keeps {_count(partition.delete_files, 'delete file')}"
+        if partition.delete_files and policy.leaves_files:
+            found.append(f"{kept}: the files of this table stay as they were written; see who deleted rows of it")
+        elif partition.delete_files and not _fits(partition, statement_bytes):
+            size, most = told_size(partition.size_bytes), told_size(statement_bytes)
+            found.append(f"{kept}: its {size} are more than one statement may rewrite ({most})")
     old = orphans(state, policy, now)
     young = [each for each in state.unknown if each not in old]
     if young:
@@ -420,7 +421,7 @@ def _expiry(state: TableState, policy: Policy, now: datetime) -> Iterator[Action
 
 
 def _compactions(state: TableState, policy: Policy, now: datetime, statement_bytes: int, many: int) -> Iterator[Action]:
-    if state.writers:
+    if state.writers or policy.leaves_files:
         return
     ordered = sorted(state.partitions, key=lambda p: (is_open(p, policy, now), p.name))
     for partition in ordered:

@@ -136,8 +136,16 @@ class AirflowSettings(BaseModel):
     """Airflow's API server; the defaults are the login of the local stack only."""
 
     url: str = Field("http://127.0.0.1:18088", description="Airflow API server and UI.")
+    public_url: str = Field(
+        "", description="Address at which people open the UI, as in links to logs; unset: `LAKEHOUSE_AIRFLOW__URL`."
+    )
     user: str = Field("airflow", description="UI and API user.")
     password: SecretStr = Field(SecretStr("airflow"), description="Password of that user.")
+
+    @property
+    def pages_url(self) -> str:
+        """Where people open the UI, without a slash at the end."""
+        return (self.public_url or self.url).rstrip("/")
 
 
 class ApiSettings(BaseModel):
@@ -165,6 +173,11 @@ class ApiSettings(BaseModel):
         15, gt=0, description="How long a request may take, stopping a run aside: to arrive, and then to be answered."
     )
     stop_seconds: float = Field(60, gt=0, description="How long stopping a run waits at most until all of it is gone.")
+    sees_processes: bool = Field(
+        True,
+        description="Whether it can look at the processes of tasks that ran on a machine of its own name; set it to "
+        "false where process ids are its own, as in a container, or tasks run as another user.",
+    )
     drain_seconds: float = Field(
         2, ge=0, description="How long it still answers after SIGTERM, not ready any more, before it ends."
     )

@@ -61,7 +61,8 @@ class Policy:
     """How maintenance keeps a table; `lakehouse.maintenance_plan` says what follows from it.
 
     Attributes:
-        target_file_bytes: size that compaction brings data files to.
+        target_file_bytes: size that compaction brings data files to; 1 leaves every file as it was written, also where
+            rows of it were deleted.
         small_file_ratio: a file below this share of the target is small.
         closed_after_hours: a partition that nobody wrote to for so long is closed.
         snapshot_days: age at which a snapshot expires.
@@ -96,6 +97,11 @@ class Policy:
             raise ValueError("closed_after_hours, snapshot_days and analyze_bytes must not be negative")
         if self.archive_after_days is not None and self.archive_after_days < 1:
             raise ValueError("archive_after_days must be at least 1")
+
+    @property
+    def leaves_files(self) -> bool:
+        """Whether no data file is ever rewritten."""
+        return self.target_file_bytes == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,7 +369,7 @@ USER_ACTIONS_ARCHIVE: Final = replace(
     name="user_actions_archive",
     doc="Old user actions, moved here from events.user_actions; its data files are those of the archive themselves.",
     bucket="archive",
-    policy=Policy(target_file_bytes=1),  # no file is ever too small: each must stay as its manifest describes it
+    policy=Policy(target_file_bytes=1),  # no file is ever rewritten: each must stay as its manifest describes it
 )
 
 IMPRESSIONS_ARCHIVE: Final = TableSpec(
@@ -387,7 +393,7 @@ IMPRESSIONS_ARCHIVE: Final = TableSpec(
     partition_by=("shown_date",),
     sort_by=("impression_id",),
     bucket="ads",
-    policy=Policy(target_file_bytes=1),  # no file is ever too small: each must stay as its batch describes it
+    policy=Policy(target_file_bytes=1),  # no file is ever rewritten: each must stay as its batch describes it
 )
 
 ALL: Final = (*INGESTED, QUERY_HISTORY, MAINTENANCE_RUNS, CSV_FILES, USER_ACTIONS_ARCHIVE, IMPRESSIONS_ARCHIVE)

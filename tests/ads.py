@@ -57,12 +57,14 @@ class Api:
 @contextmanager
 def api_running() -> Generator[Api]:
     """Start a mock ad API on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--factory", "lakehouse.stack.mock_ad_api:app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--log-level", "warning"]
-    with subprocess.Popen(command, env=os.environ | {"AD_API_TOKEN": TOKEN}) as process:
+    command += ["--no-access-log", "--log-level", "warning"]
+    with socket.socket() as listening:  # handed over, so that nobody else takes the port meanwhile
+        listening.bind(("127.0.0.1", 0))
+        port, fd = listening.getsockname()[1], listening.fileno()
+        environment = os.environ | {"AD_API_TOKEN": TOKEN}
+        process = subprocess.Popen([*command, "--fd", str(fd)], env=environment, pass_fds=[fd])
+    with process:
         try:
             api = Api(f"http://127.0.0.1:{port}")
             deadline = time.monotonic() + 60

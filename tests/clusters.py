@@ -45,20 +45,20 @@ def family_of(process: psutil.Process) -> list[psutil.Process]:
 
 def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=30)
 
 
 def is_at_a_task(process: psutil.Process) -> bool:
     """Whether it is a Python process that works at a task: a child of a Python daemon of Spark."""
-    return _is_daemon(process) and _is_daemon(process.parent())
+    with suppress(psutil.Error):
+        return _is_daemon(process) and _is_daemon(process.parent())
+    return False
 
 
 def _is_daemon(process: psutil.Process | None) -> bool:
-    with suppress(psutil.Error):
-        return process is not None and "pyspark.daemon" in process.cmdline()
-    return False
+    return process is not None and "pyspark.daemon" in process.cmdline()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 
 from lakehouse.adapters import kafka
@@ -13,6 +14,10 @@ from lakehouse.environment import drop
 from lakehouse.settings import Settings, get_settings
 from lakehouse.stack import artifacts, local
 from lakehouse.stack.server import Profile
+
+# The same examples in each run, as long as they may take: what passes says the same on a busy machine.
+hypothesis.settings.register_profile("lakehouse", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("lakehouse")
 
 
 def pytest_configure() -> None:

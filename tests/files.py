@@ -30,6 +30,13 @@ def next_second() -> None:
     time.sleep(1.05 - time.time() % 1)
 
 
+def away_from_midnight() -> None:
+    """Wait until the UTC date stays what it is for two minutes at least."""
+    left = 86_400 - time.time() % 86_400
+    if left < 120:
+        time.sleep(left + 1)
+
+
 class Line(NamedTuple):
     """A line of a file of tests."""
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,20 @@ SERVERS = ("postgres", "minio", "kafka", "catalog")
 HEALTHY_SECONDS = 90
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Say whether a process does nothing any more; one whose parent died may stay a zombie for a while."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def processes_with(variable: str, value: str) -> list[psutil.Process]:
     """The processes that have this in their environment."""
     found = list[psutil.Process]()
     for process in psutil.process_iter():
         try:
-            if process.environ().get(variable) == value and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(variable) == value and not has_ended(process):
                 found.append(process)
         except psutil.Error:
             continue
@@ -146,10 +155,12 @@ def _answers(server: Server) -> bool:
 
 
 def free_url() -> str:
-    """An address of this machine where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    """An address of this machine where nobody listens, of a port that the system gives nobody by itself meanwhile."""
+    while True:
+        port = 20_000 + secrets.randbelow(9_000)  # below /proc/sys/net/ipv4/ip_local_port_range
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return f"http://127.0.0.1:{port}"
 
 
 def _free_ports() -> int:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import secrets
 import statistics
 import subprocess
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import psutil
 from psycopg import sql
 from pyarrow import csv
 
@@ -208,12 +208,11 @@ def memory(stack: Settings, sizes: tuple[int, int]) -> dict[str, Any]:
 def _peak(settings: Settings, *words: str) -> int:
     command = [LAKEHOUSE, "ads", *words, "--output", "json"]
     with subprocess.Popen(command, env=environment_of(settings), stdout=subprocess.PIPE) as process:
-        watched, peak = psutil.Process(process.pid), 0
+        status, peak = Path(f"/proc/{process.pid}/status"), 0
         while process.poll() is None:
-            try:
-                peak = max(peak, watched.memory_info().rss)
-            except psutil.Error:
-                break
+            # The most that it held so far, whenever that was; gone when the process has ended.
+            if held := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE):
+                peak = int(held[1]) * 1024
             time.sleep(_POLL_SECONDS)
         told = process.stdout.read() if process.stdout else b""
     if process.returncode:

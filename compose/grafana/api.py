@@ -10,8 +10,8 @@ def build() -> dashboard.Dashboard:
     """Lay the dashboard out."""
     of_route = '{route=~"$route"}'
     latency = f"rate(lakehouse_api_request_duration_seconds_bucket{of_route}[$__rate_interval])"
-    asked = "rate(lakehouse_api_requests_total[$__rate_interval])"
-    failed = 'rate(lakehouse_api_requests_total{status=~"5.."}[$__rate_interval])'
+    asked = 'sum(rate(lakehouse_api_requests_total{route=~"/dags.*"}[5m]))'
+    failed = 'sum(rate(lakehouse_api_requests_total{route=~"/dags.*",status=~"5.."}[5m]))'
     requests = f"rate(lakehouse_api_requests_total{of_route}[$__rate_interval])"
     return page(
         "Lakehouse: control API",
@@ -27,10 +27,12 @@ def build() -> dashboard.Dashboard:
                 ),
                 number(
                     "Errors of the server",
-                    f"(sum({failed}) or vector(0)) / sum({asked})",
-                    says="Share of requests that were answered with 5xx.",
+                    f"({failed} or vector(0)) / ({asked} > 0)",
+                    says="Share of the requests for DAGs of the last five minutes that were answered with 5xx. "
+                    "Up to five of them alert nobody, whatever their share.",
                     unit="percentunit",
                     watched=["DagControlErrors"],
+                    empty="nobody asked for DAGs",
                     span=5,
                 ),
                 number(

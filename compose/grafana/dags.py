@@ -9,6 +9,8 @@ from compose.grafana.panels import Column, Query, State, lines, number, rows, st
 
 FAILED: Final = {"0": State("well", "green"), "1": State("failed", "red")}
 PAUSED: Final = {"0": State("no", "text"), "1": State("paused", "orange")}
+UNPAUSED: Final = "unless on (dag_id) max by (dag_id) (lakehouse_dag_paused) == 1"
+"""What the alert rules leave out, and so whatever they colour."""
 
 
 def build() -> dashboard.Dashboard:
@@ -21,43 +23,50 @@ def build() -> dashboard.Dashboard:
             "": [
                 number(
                     "Failed",
-                    "sum(lakehouse_dag_last_run_failed)",
-                    says="DAGs whose last run failed.",
+                    f"sum(max by (dag_id) (lakehouse_dag_last_run_failed) {UNPAUSED})",
+                    says="DAGs whose last run failed, without those that are paused.",
                     watched=["DagFailed"],
                     bad_from=1,
+                    empty="none has run, or all are paused",
                     span=6,
                 ),
                 number(
                     "Late",
-                    "sum(lakehouse_dag_late_runs)",
-                    says="Runs that still run after their deadline.",
+                    f"sum(max by (dag_id) (lakehouse_dag_late_runs) {UNPAUSED})",
+                    says="Runs that go on past their deadline, without those of DAGs that are paused.",
                     watched=["DagLate"],
+                    empty="all are paused",
                     span=6,
                 ),
                 number("Paused", "sum(lakehouse_dag_paused)", says="DAGs that somebody paused.", span=6),
                 number(
                     "Longest without success",
-                    "time() - min(lakehouse_dag_last_success_timestamp_seconds > 0)",
-                    says="Of the DAGs that ever succeeded, the one whose success is longest ago.",
+                    f"time() - min(max by (dag_id) (lakehouse_dag_last_success_timestamp_seconds) {UNPAUSED})",
+                    says="Of the DAGs that ever succeeded and are not paused, the one whose success is longest ago.",
                     unit="s",
                     watched=["DagWithoutSuccess"],
-                    empty="none has succeeded yet",
+                    empty="none has succeeded, or all are paused",
                     span=6,
                 ),
                 rows(
                     "DAGs now",
                     "dag_id",
                     Column("last run", f"max by (dag_id) (lakehouse_dag_last_run_failed{of_dag})", means=FAILED),
-                    Column("late runs", f"max by (dag_id) (lakehouse_dag_late_runs{of_dag})", watched=("DagLate",)),
+                    Column(
+                        "late runs",
+                        f"max by (dag_id) (lakehouse_dag_late_runs{of_dag}) {UNPAUSED}",
+                        watched=("DagLate",),
+                    ),
                     Column("paused", f"max by (dag_id) (lakehouse_dag_paused{of_dag})", means=PAUSED),
                     Column(
                         "last success",
-                        f"time() - (max by (dag_id) (lakehouse_dag_last_success_timestamp_seconds{of_dag}) > 0)",
+                        f"time() - max by (dag_id) (lakehouse_dag_last_success_timestamp_seconds{of_dag}) {UNPAUSED}",
                         "s",
                         watched=("DagWithoutSuccess",),
                     ),
                     Column("took", f"max by (dag_id) (lakehouse_dag_last_run_duration_seconds{of_dag})", "s"),
-                    says="The newest run of each. Empty where none has ended yet.",
+                    says="The newest run of each. Empty where none has ended yet; "
+                    "of a paused DAG neither late runs nor the last success matter.",
                 ),
             ],
             "Over time": [

@@ -169,7 +169,7 @@ def _dressed(panel: _P, title: str, says: str, unit: str, watched: Sequence[str]
 
 def _steps(watched: Sequence[str], *exprs: str) -> list[tuple[float | None, str]]:
     """Where which colour begins: at the first bound of each alert on each metric that is shown."""
-    shown = metrics_in(" ".join(exprs))
+    shown = metrics_in(" ".join(expr.partition(" unless ")[0] for expr in exprs))  # what is left out is not shown
     begins = {
         (bound.value, bound.below): _COLOURS[bound.severity]
         for name in watched

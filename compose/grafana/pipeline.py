@@ -49,7 +49,8 @@ def build() -> dashboard.Dashboard:
                 ),
                 number(
                     "Ledger gaps",
-                    "sum(lakehouse_ledger_gaps)",
+                    "sum(max by (ledger) (lakehouse_ledger_gaps)"
+                    " or max by (ledger) (last_over_time(lakehouse_ledger_gaps[3d])))",
                     says="What the last audit of each ledger found lost, doubled or changed by hand. Must be 0.",
                     watched=["LedgerGap"],
                 ),
@@ -68,9 +69,10 @@ def build() -> dashboard.Dashboard:
                     Query(f"lakehouse_freshness_seconds{events}", "{{table}}"),
                     Query(f"lakehouse_freshness_target_seconds{events}", "objective"),
                     says="Age of the oldest event that waits for its table; 0 when none waits. "
-                    "99 % of all five-minute windows are to stay below the objective.",
+                    "99 % of all five-minute windows are to stay below the objective. "
+                    "A line that ends while the exporter looks well: the table is gone.",
                     unit="s",
-                    watched=["FreshnessOverTarget"],
+                    watched=["FreshnessOverTarget", "FactsGone"],
                 ),
                 lines(
                     "Windows of five minutes that missed the objective",
@@ -114,6 +116,7 @@ def build() -> dashboard.Dashboard:
                     Query("sum(rate(lakehouse_rows_replayed_total[$__rate_interval]))", "replayed"),
                     says="Rows a second over all tables. Late rows are published ones of an earlier day.",
                     unit="rowsps",
+                    span=8,
                 ),
                 lines(
                     "Share set aside",
@@ -122,6 +125,16 @@ def build() -> dashboard.Dashboard:
                     unit="percentunit",
                     watched=["QuarantineRateHigh"],
                     empty="less than 100 set aside in 15 minutes",
+                    span=8,
+                ),
+                lines(
+                    "Files refused",
+                    Query('lakehouse:rows_quarantined:delta15m{table="reporting.file_aggregates"}', "{{table}}"),
+                    says="Announced files and notifications that were set aside in 15 minutes; "
+                    "what share they are, their lines do not tell.",
+                    watched=["FilesRefused"],
+                    empty="nobody has announced files",
+                    span=8,
                 ),
                 lines(
                     "Rows set aside, by reason",
@@ -143,8 +156,10 @@ def build() -> dashboard.Dashboard:
                 lines(
                     "Age of the last audit",
                     Query("lakehouse_ledger_audit_age_seconds", "{{ledger}}"),
-                    says="Since each ledger was last audited to the end: a gap that is younger is not seen yet.",
+                    says="Since each ledger was last audited to the end: a gap that is younger is not seen yet. "
+                    "A line that ends while the exporter looks well: the ledger is gone.",
                     unit="s",
+                    watched=["FactsGone"],
                     span=8,
                 ),
             ],

@@ -7,13 +7,13 @@ is PostgreSQL's cursor without the round trips.
 import io
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
-from psycopg import Copy, sql
+from psycopg import Copy, Error, sql
 from psycopg.errors import InvalidSchemaName, LockNotAvailable, UndefinedTable
 from pyarrow import csv
 
@@ -210,7 +210,16 @@ class AdsStore:
                 # A plan that was made for a small table would be kept while a long load makes it large.
                 connection.prepare_threshold = None
                 connection.commit()
-                yield Session(connection, self._schema, name)
+                try:
+                    yield Session(connection, self._schema, name)
+                    connection.commit()
+                finally:
+                    # The server lets go of turns only when it has dropped the temporary tables of a closed connection,
+                    # and whoever comes right after this would find somebody at work. A broken one says so elsewhere.
+                    with suppress(Error):
+                        connection.rollback()
+                        connection.execute("SELECT pg_advisory_unlock_all()")
+                        connection.commit()
         except (UndefinedTable, InvalidSchemaName) as error:
             raise NotMadeError(f"the tables of {name} in PostgreSQL are not there: `lakehouse tables apply`") from error
 
@@ -232,7 +241,10 @@ class Session:
         self._connection.rollback()
 
     def take_turn(self, what: Literal["load", "archive"]) -> bool:
-        """Be the only one in the environment who does this, until the session ends; False when another one is."""
+        """Be the only one in the environment who does this, until the session ends; False when another one is.
+
+        A session that has the turn gets it again.
+        """
         key = f"{self._name} {what}"
         taken = self._one("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key])[0]
         self._connection.commit()

@@ -21,7 +21,10 @@ FINISHED_STATES = frozenset({"success", "failed"})
 POLL_SECONDS = 1.0
 PAGE = 100
 """Airflow lists no more at a time."""
-UNAUTHORIZED, NOT_FOUND, CONFLICT = 401, 404, 409
+NOT_FOUND, CONFLICT = 404, 409
+REFUSED_TOKENS = frozenset({401, 403})
+"""What Airflow answers to a token that has run out, and to one that it can't verify, such as after a new secret."""
+LOGIN = "/auth/token"
 REFUSED_LOGINS = frozenset({400, 401, 403})
 PASSING_FAULTS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -249,7 +252,7 @@ class Airflow:
                     raise absence
                 raise ServerUnavailableError(
                     f"run {run_id} of {dag_id} is still {seen[0].state if seen else 'unknown'} "
-                    f"after {timeout_seconds:.0f} s: open {self._settings.url}/dags/{dag_id}/runs/{run_id}"
+                    f"after {timeout_seconds:.0f} s: open {self._settings.pages_url}/dags/{dag_id}/runs/{run_id}"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -330,10 +333,10 @@ class Airflow:
         login: bool = True,
     ) -> httpx.Response:
         if login and not self._token:
-            self.log_in()
+            self._log_in()
         answer = self._once(method, path, query, body)
-        if login and answer.status_code == UNAUTHORIZED:
-            self.log_in()
+        if login and answer.status_code in REFUSED_TOKENS:
+            self._log_in()
             answer = self._once(method, path, query, body)
         return answer
 
@@ -345,21 +348,28 @@ class Airflow:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
             return self._http.request(method, path, params=query, json=body, headers=headers)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise absence(self._settings, error) from error
 
-    def log_in(self) -> str:
-        """Log in anew and return the token, which other clients of the same server may use."""
+    def _log_in(self) -> None:
         self._token = ""
-        login = {"username": self._settings.user, "password": self._settings.password.get_secret_value()}
-        answer = self._once("POST", "/auth/token", None, login)
+        answer = self._once("POST", LOGIN, None, login_of(self._settings))
         if answer.status_code in REFUSED_LOGINS:
-            raise SettingsError(
-                f"Airflow at {self._settings.url} refuses the login of user {self._settings.user!r}: "
-                "set LAKEHOUSE_AIRFLOW__USER and LAKEHOUSE_AIRFLOW__PASSWORD to an account of its UI"
-            )
+            raise refused_login(self._settings)
         self._token = _json(answer)["access_token"]
-        return self._token
+
+
+def login_of(settings: AirflowSettings) -> dict[str, str]:
+    """Say what to ask for a token with."""
+    return {"username": settings.user, "password": settings.password.get_secret_value()}
+
+
+def refused_login(settings: AirflowSettings) -> SettingsError:
+    """Tell that there is no token for us."""
+    return SettingsError(
+        f"Airflow at {settings.url} refuses the login of user {settings.user!r}: "
+        "set LAKEHOUSE_AIRFLOW__USER and LAKEHOUSE_AIRFLOW__PASSWORD to an account of its UI"
+    )
 
 
 def absence(settings: AirflowSettings, error: Exception) -> ServerUnavailableError:

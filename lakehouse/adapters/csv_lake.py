@@ -1,7 +1,7 @@
 """The tables that CSV files come into: what they know of files, and exchanging the rows of one version for another."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 
 import numpy as np
@@ -14,7 +14,7 @@ from lakehouse import ledger
 from lakehouse.adapters.archive import Archive, FilesChangedError, overwrite_once, source_of
 from lakehouse.adapters.catalog import Condition
 from lakehouse.archive_parts import SourceFile
-from lakehouse.csv_files import Commit, Loaded, newest
+from lakehouse.csv_files import Commit, Kind, Known, Loaded, newest
 from lakehouse.ledger import RUN_ID
 from lakehouse.tables import CSV_FILES, USER_ACTIONS
 
@@ -33,13 +33,6 @@ class Touched:
 class CsvLake(Archive):
     """The catalog, with what files need of it; raises what `Lake` raises."""
 
-    def loaded(self, table: Table, days: Sequence[date] = ()) -> Iterator[Loaded]:
-        """Read what the table of files has of these dates, or of all."""
-        columns = tuple(Loaded.__dataclass_fields__)
-        chosen = [("drop_date", "in", [day.isoformat() for day in days])] if days else []
-        for batch in self.read(table, columns, chosen).batches:  # pyright: ignore[reportArgumentType]
-            yield from map(Loaded.from_row, batch.to_pylist())
-
     def newest(self, events: Table, days: Sequence[date] = ()) -> dict[str, Loaded]:
         """The newest version that the events have of each file of these dates, or of all.
 
@@ -47,15 +40,26 @@ class CsvLake(Archive):
             events: the events table as it was loaded.
             days: dates of folders; none for all.
         """
+        return newest(self._versions(events, days, Loaded))
+
+    def known(self, events: Table) -> dict[str, Known]:
+        """Of all files what tells whether they have to be read again; of many files it is far less than `newest`."""
+        return newest(self._versions(events, (), Known))
+
+    def _versions(self, events: Table, days: Sequence[date], kind: type[Kind]) -> Iterator[Kind]:
         number = ledger.csv_commits(events.properties)
         if not number:
-            return {}
+            return
         table = self.load(CSV_FILES)
-        rows = [one for one in self.loaded(table, days) if one.commit_number <= number]
+        columns = tuple(kind.__dataclass_fields__)
+        chosen = [("drop_date", "in", [day.isoformat() for day in days])] if days else []
+        for batch in self.read(table, columns, chosen).batches:  # pyright: ignore[reportArgumentType]
+            for row in batch.to_pylist():
+                if row["commit_number"] <= number:
+                    yield kind.from_row(row)
         if ledger.csv_recorded(table.properties) < number:
             last = Commit.from_text(events.properties[ledger.CSV_LAST])
-            rows += [one for one in last.files if not days or one.drop_date in days]
-        return newest(rows)
+            yield from (kind.from_row(asdict(one)) for one in last.files if not days or one.drop_date in days)
 
     def quarantined_lines(self, table: Table, number: int) -> dict[tuple[str, str], npt.NDArray[np.int64]]:
         """The lines that quarantine has of the versions of a commit, sorted, by file and version."""

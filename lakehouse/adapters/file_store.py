@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from lakehouse.adapters.catalog import Applied
 from lakehouse.adapters.objects import Objects
 from lakehouse.adapters.postgres import Connection, connect, drop_schema
-from lakehouse.errors import NotMadeError, TransientError, printable
+from lakehouse.errors import NotMadeError, TerminalError, TransientError, printable
 from lakehouse.file_contract import RULE_VERSION, FileReason, FileVersion, Notification, Refusal
 from lakehouse.file_ledger import (
     ALONE_AFTER,
@@ -106,6 +106,12 @@ _LOSSES: Final = (
     _Column("start_offset", "bigint NOT NULL", "First offset that was gone before it was read."),
     _Column("end_offset", "bigint NOT NULL", "The offset after the last one."),
     _Column("noticed_at", "timestamptz NOT NULL DEFAULT now()", "When a run noticed."),
+    _Column("accepted_at", "timestamptz", "When a person accepted it last; null while nobody has."),
+    _Column(
+        "accepted_end_offset",
+        "bigint",
+        "Offsets before this one are accepted, as far as the range went then; null while nobody has.",
+    ),
 )
 _AGGREGATES: Final = (
     _Column("dataset", "text NOT NULL", "Kind of the files."),
@@ -249,8 +255,34 @@ class Gap:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class FileLoss:
+    """Messages that Kafka dropped before they were read.
+
+    Attributes:
+        start_offset: the first lost offset.
+        end_offset: the one after the last.
+        notifications: lost offsets.
+        noticed_at: when a run noticed.
+    """
+
+    topic: str
+    topic_partition: int
+    start_offset: int
+    end_offset: int
+    notifications: int
+    noticed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedLoss(FileLoss):
+    """The same, after a person accepted it."""
+
+    accepted_at: datetime
+
+
 def apply(settings: Settings) -> list[Applied]:
-    """Create the schema and the tables that are missing; a second call changes nothing.
+    """Create the schema, and the tables and columns that are missing; a second call changes nothing.
 
     Raises:
         ServerUnavailableError: PostgreSQL did not answer.
@@ -281,22 +313,33 @@ class FileStore:
         self.lock_key = int.from_bytes(hashlib.sha256(self._name.encode()).digest()[:8], signed=True)
 
     def create(self, connection: Connection) -> Iterator[Applied]:
-        """Create what is missing; yields what became of each table."""
+        """Create what is missing, columns of an older table too; yields what became of each table."""
         self._execute(connection, "CREATE SCHEMA IF NOT EXISTS {schema}")
         for name, columns, doc, constraint in _TABLES:
             table = sql.Identifier(self._name, name)
-            there = connection.execute("SELECT to_regclass(%s)", [table.as_string(connection)]).fetchone() != (None,)
+            there = {
+                row[0]
+                for row in connection.execute(
+                    "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
+                    " AND NOT attisdropped",
+                    [table.as_string(connection)],
+                )
+            }
+            missing = [column for column in columns if column.name not in there]
+            made = [sql.SQL("{} ").format(sql.Identifier(c.name)) + self._sql(c.type) for c in missing]
             if not there:
-                made: list[sql.Composable] = [
-                    sql.SQL("{} ").format(sql.Identifier(c.name)) + self._sql(c.type) for c in columns
-                ]
-                made.append(sql.SQL(constraint))
-                connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table, sql.SQL(", ").join(made)))
+                parts = sql.SQL(", ").join([*made, sql.SQL(constraint)])
+                connection.execute(sql.SQL("CREATE TABLE {} ({})").format(table, parts))
                 connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, sql.Literal(doc)))
-                for column in columns:
-                    of = sql.Identifier(self._name, name, column.name)
-                    connection.execute(sql.SQL("COMMENT ON COLUMN {} IS {}").format(of, sql.Literal(column.doc)))
-            yield Applied(f"{self._name}.{name}", "unchanged" if there else "created")
+            else:
+                for one in made:
+                    connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {}").format(table, one))
+            for column in missing:
+                of = sql.Identifier(self._name, name, column.name)
+                connection.execute(sql.SQL("COMMENT ON COLUMN {} IS {}").format(of, sql.Literal(column.doc)))
+            changes = tuple(f"added column {column.name}" for column in missing) if there else ()
+            outcome = "changed" if changes else "unchanged" if there else "created"
+            yield Applied(f"{self._name}.{name}", outcome, changes)
         for index in _INDEXES:
             self._execute(connection, index)
 
@@ -691,7 +734,7 @@ class FileStore:
         return {row["topic_partition"]: row["end_offset"] for row in rows}
 
     def unrecorded(self, topic_id: str, start_offset: int, end_offset: int, topic_partition: int) -> list[int]:
-        """The offsets of a range that no row has and no loss explains."""
+        """The offsets of a range that no row has and no loss explains, in their order."""
         with self._connected() as connection:
             rows = self._rows(
                 connection,
@@ -700,7 +743,7 @@ class FileStore:
                 " AND n.topic_partition = %(partition)s AND n.kafka_offset = s.kafka_offset)"
                 " AND NOT EXISTS (SELECT 1 FROM {schema}.file_losses AS l WHERE l.topic_id = %(topic_id)s"
                 " AND l.topic_partition = %(partition)s AND s.kafka_offset >= l.start_offset"
-                " AND s.kafka_offset < l.end_offset)",
+                " AND s.kafka_offset < l.end_offset) ORDER BY kafka_offset",
                 start=start_offset,
                 end=end_offset,
                 topic_id=topic_id,
@@ -708,8 +751,35 @@ class FileStore:
             )
         return [row["kafka_offset"] for row in rows]
 
+    def accept_losses(self, *, dry_run: bool = False) -> list[FileLoss]:
+        """Accept what is known to be lost, so that it is a gap no more; a second call finds nothing.
+
+        Its rows stay, because they say which offsets no message has. What a range grows by later is a gap again.
+        """
+        with self.writing() as connection:
+            losses = self._losses(connection)
+            if not dry_run:
+                self._execute(
+                    connection,
+                    "UPDATE {schema}.file_losses SET accepted_at = now(), accepted_end_offset = end_offset"
+                    " WHERE end_offset > coalesce(accepted_end_offset, start_offset)",
+                )
+        return losses
+
+    def accepted_losses(self) -> list[AcceptedLoss]:
+        """What is lost and was accepted."""
+        with self._connected() as connection:
+            rows = self._rows(
+                connection,
+                "SELECT topic, topic_partition, start_offset, accepted_end_offset AS end_offset,"
+                " accepted_end_offset - start_offset AS notifications, noticed_at, accepted_at"
+                " FROM {schema}.file_losses WHERE accepted_at IS NOT NULL"
+                " ORDER BY topic_id, topic_partition, start_offset",
+            )
+        return [AcceptedLoss(**row) for row in rows]
+
     def gaps(self) -> list[Gap]:
-        """Where aggregates and ledger disagree, and what Kafka dropped."""
+        """Where aggregates and ledger disagree, and what Kafka dropped that nobody accepted."""
         with self._connected() as connection:
             days = self._rows(
                 connection,
@@ -721,9 +791,7 @@ class FileStore:
                 " FROM lines FULL JOIN sums USING (dataset, event_date)"
                 " WHERE coalesce(lines.n, 0) <> coalesce(sums.n, 0) ORDER BY dataset, event_date",
             )
-            losses = self._rows(
-                connection, "SELECT * FROM {schema}.file_losses ORDER BY topic_id, topic_partition, start_offset"
-            )
+            losses = self._losses(connection)
         return [
             Gap(
                 "aggregates",
@@ -735,12 +803,23 @@ class FileStore:
         ] + [
             Gap(
                 "lost messages",
-                f"{row['topic']}/{row['topic_partition']} from offset {row['start_offset']}",
-                row["end_offset"] - row["start_offset"],
-                "Kafka had dropped them before they were read",
+                f"{loss.topic}/{loss.topic_partition} from offset {loss.start_offset}",
+                loss.notifications,
+                "Kafka had dropped them before they were read: have their files announced again, then"
+                " `lakehouse files accept-loss`",
             )
-            for row in losses
+            for loss in losses
         ]
+
+    def _losses(self, connection: Connection) -> list[FileLoss]:
+        """What is lost and not accepted."""
+        rows = self._rows(
+            connection,
+            "SELECT topic, topic_partition, since AS start_offset, end_offset, end_offset - since AS notifications,"
+            " noticed_at FROM {schema}.file_losses, coalesce(accepted_end_offset, start_offset) AS since"
+            " WHERE end_offset > since ORDER BY topic_id, topic_partition, since",
+        )
+        return [FileLoss(**row) for row in rows]
 
     @contextmanager
     def _connected(self, *, autocommit: bool = False) -> Generator[Connection]:
@@ -749,6 +828,11 @@ class FileStore:
                 yield connection
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
                 raise NotMadeError(f"PostgreSQL has no {self._name}: `lakehouse tables apply` makes it") from error
+            except psycopg.errors.UndefinedColumn as error:
+                raise TerminalError(
+                    f"a table of {self._name} in PostgreSQL lacks a column of this version: `lakehouse tables apply`"
+                    " adds it"
+                ) from error
 
     @contextmanager
     def writing(self) -> Generator[Connection]:

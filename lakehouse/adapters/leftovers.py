@@ -51,10 +51,11 @@ def processes(dag_id: str, run_id: str, task_pids: Mapping[int, datetime]) -> tu
         try:
             began = datetime.fromtimestamp(process.create_time(), UTC)
             is_task = process.pid in task_pids and began < task_pids[process.pid]
-            is_marked = process.environ().get(RUN, "").startswith(mark)
-            if (is_task or is_marked) and process.status() != psutil.STATUS_ZOMBIE:
+            # A task's own process needs no mark: another user's environment can't be read, but that it lives is seen.
+            is_of_run = is_task or process.environ().get(RUN, "").startswith(mark)
+            if is_of_run and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(Leftover("process", f"{process.name()}, pid {process.pid}", HOST, began))
-        except psutil.Error:  # it has just ended, or is another user's and so no command of ours
+        except psutil.Error:  # it has just ended, or is of another user than our commands
             continue
     return tuple(sorted(found, key=lambda one: str(one.since)))
 

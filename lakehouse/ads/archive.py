@@ -23,7 +23,7 @@ counts: the next run deletes them.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -31,10 +31,10 @@ from typing import Final
 from lakehouse.adapters import trino
 from lakehouse.adapters.ads_archive import AdsArchive
 from lakehouse.adapters.ads_store import OPEN_STATES, AdsStore, BatchState, Session
-from lakehouse.adapters.archive import FilesChangedError, Table
+from lakehouse.adapters.archive import FilesChangedError, HeldFile, Table
 from lakehouse.ads.archive_files import ArchiveFiles, ContentDigest
 from lakehouse.ads.backup import new_run_id
-from lakehouse.errors import FenceError, LakehouseError, TerminalError, TransientError
+from lakehouse.errors import FenceError, LakehouseError, TerminalError, TransientError, shorten
 from lakehouse.settings import Settings
 from lakehouse.tables import IMPRESSIONS_ARCHIVE
 
@@ -135,32 +135,48 @@ def run(
     Raises:
         TransientError: a server did not answer, or another archiving is at work.
         CommitStateUnknownError: run again; the table tells whether the commit landed.
+        TerminalError: somebody deleted archived rows of dates that got more; every other date is done.
         LakehouseError: what was read back differs from what was written; nothing was deleted.
     """
     now = now or datetime.now(UTC)
     today = now.astimezone(UTC).date()
     kept_from = min(before, today) if before else today - timedelta(days=max(days, 0))
-    return _run(settings, kept_from, now, dry_run=dry_run, progress=progress)
+    with AdsStore(settings).session() as session:
+        return _run(settings, session, kept_from, now, dry_run=dry_run, progress=progress)
 
 
-def merge_late(settings: Settings, now: datetime) -> int:
+def merge_late(settings: Settings, session: Session, now: datetime) -> int:
     """Merge what came for archived dates into the archive; returns how many live rows that were.
 
     An archiving that is at work is left to do it, and so are dates whose rows wait for queries: a load waits for none.
+    What came for a date of which somebody deleted archived rows stays: the next archiving and an audit name it.
     """
     try:
-        result = _run(settings, date.min, now, late_only=True)
+        result = _run(settings, session, date.min, now, late_only=True)
     except AtWorkError:
         return 0
     return sum(batch.removed_rows or 0 for batch in result.archived if batch.is_merge)
 
 
 class AtWorkError(TransientError):
-    """Another archiving of the same environment is at work."""
+    """Another archiving of the same environment is at work, or what keeps archivings out."""
+
+
+def take_turn(session: Session) -> None:
+    """Keep every other archiving out until the session ends.
+
+    Raises:
+        AtWorkError: another one is at work.
+    """
+    if not session.take_turn("archive"):
+        raise AtWorkError(
+            "another archiving of the ad data, or a restore or an audit, is at work: wait for it, then run again"
+        )
 
 
 def _run(
     settings: Settings,
+    session: Session,
     kept_from: date,
     now: datetime,
     *,
@@ -169,24 +185,28 @@ def _run(
     progress: Progress | None = None,
 ) -> ArchiveResult:
     started = time.monotonic()
-    with AdsStore(settings).session() as session:
-        archiver = _Archiver(settings, session, now, progress)
-        due: tuple[Due, ...] = ()
-        if dry_run:
-            due = archiver.due(kept_from)
-        else:
-            if not session.take_turn("archive"):
-                raise AtWorkError("another archiving of the ad data is at work: wait for it, then run again")
-            archiver.settle(late_only=late_only)
-            archiver.archive_all(kept_from)
-        return ArchiveResult(
-            boundary=archiver.lake.boundary(),
-            archived=tuple(archiver.archived),
-            abandoned=tuple(archiver.abandoned),
-            due=due,
-            dry_run=dry_run,
-            seconds=round(time.monotonic() - started, 3),
+    archiver = _Archiver(settings, session, now, progress)
+    due: tuple[Due, ...] = ()
+    if dry_run:
+        due = archiver.due(kept_from)
+    else:
+        take_turn(session)
+        archiver.settle(late_only=late_only)
+        archiver.archive_all(kept_from)
+    if archiver.refused and not late_only:
+        raise TerminalError(
+            f"somebody deleted rows of {_named(archiver.refused)} from "
+            f"{archiver.lake.identifier(IMPRESSIONS_ARCHIVE)}, and merging what came late would bring them back: "
+            "`lakehouse ads audit` names the files, and docs/operations.md what to do; every other date is done"
         )
+    return ArchiveResult(
+        boundary=archiver.lake.boundary(),
+        archived=tuple(archiver.archived),
+        abandoned=tuple(archiver.abandoned),
+        due=due,
+        dry_run=dry_run,
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 class _Archiver:
@@ -195,6 +215,7 @@ class _Archiver:
     Attributes:
         archived: batches that ended so far, or wait for readers.
         abandoned: numbers of those that were given up.
+        refused: dates of which somebody deleted archived rows, which a merge would bring back.
     """
 
     def __init__(self, settings: Settings, session: Session, now: datetime, progress: Progress | None) -> None:
@@ -206,6 +227,7 @@ class _Archiver:
         self._waiting: set[date] = set()
         self.archived: list[Archived] = []
         self.abandoned: list[int] = []
+        self.refused: set[date] = set()
 
     def _count(self, rows: int) -> None:
         self._done += rows
@@ -246,18 +268,31 @@ class _Archiver:
             )
 
     def archive_all(self, kept_from: date) -> None:
-        """Archive every date that is due, until none is; what comes meanwhile for one of them follows."""
+        """Archive every date that is due, until none is; what comes meanwhile for one of them follows.
+
+        Raises:
+            TransientError: so much came meanwhile that dates are still due.
+        """
         for _ in range(_PASSES):
-            due = [one for one in self.due(kept_from) if one.date not in self._waiting]
+            due = self._left(kept_from)
             if not due:
                 return
             self._most = self._done + 2 * sum(one.rows for one in due)
             for one in due:
                 if not self.archive(one.date):
                     break
+        if due := self._left(kept_from):
+            raise TransientError(
+                f"impressions came while others were archived, {_PASSES} times in a row, and those of "
+                f"{_named(one.date for one in due)} are still due: run again"
+            )
+
+    def _left(self, kept_from: date) -> list[Due]:
+        """What there is to archive now and can be."""
+        return [one for one in self.due(kept_from) if one.date not in self._waiting | self.refused]
 
     def archive(self, day: date) -> bool:
-        """Archive what the live table has of a date, as one batch.
+        """Archive what the live table has of a date, as one batch; refuse a date of which archived rows were deleted.
 
         Returns:
             False when rows came for an earlier date, which must be archived first: the boundary passes both.
@@ -270,9 +305,13 @@ class _Archiver:
             table = self.lake.load_archive()
             boundary = self.lake.boundary(table)
             is_merge = day < boundary
+            held = self.lake.held(table, day) if is_merge else []
+            if any(file.has_deletes for file in held):
+                self.refused.add(day)
+                return True
             begun_at = datetime.now(UTC)  # of the batch, not of the run: a merge's rows arrive at this time
             number = self._session.begin_batch(self._run_id, day, is_merge=is_merge, now=begun_at)
-            written = self._write(table, day, number, merged_at=begun_at if is_merge else None)
+            written = self._write(table, day, number, held, merged_at=begun_at if is_merge else None)
             if written is None:
                 self._give_up(number, day, self._run_id, "writing")
                 return True
@@ -291,17 +330,13 @@ class _Archiver:
         )
 
     def _write(
-        self, table: Table, day: date, number: int, *, merged_at: datetime | None
+        self, table: Table, day: date, number: int, held: Sequence[HeldFile], *, merged_at: datetime | None
     ) -> tuple[list[str], int] | None:
-        """Write the files of a batch, a merge when it has a time, and read them back; None when there are no rows."""
+        """Write the files of a batch and read them back; None when there are no rows.
+
+        A batch that has a time is a merge with the files that are held.
+        """
         if merged_at:
-            held = self.lake.held(table, day)
-            if any(file.has_deletes for file in held):
-                raise TerminalError(
-                    f"somebody deleted rows of {day} from {self.lake.identifier(IMPRESSIONS_ARCHIVE)}, and "
-                    "merging what came late would bring them back: `lakehouse ads audit` names the files, and "
-                    "docs/ads.md what to do"
-                )
             self._session.bring_back(self._files.read(file.path for file in held))
         schema = self.lake.write_schema(table, IMPRESSIONS_ARCHIVE)
         name = f"{self.lake.directory(day)}/{_file_name(number, self._run_id)}"
@@ -389,6 +424,10 @@ class _Archiver:
         self._session.set_batch(number, "abandoned", state, ended_at=datetime.now(UTC))
         self._session.commit()
         self.abandoned.append(number)
+
+
+def _named(days: Iterable[date]) -> str:
+    return shorten(", ".join(str(day) for day in sorted(days)))
 
 
 def _file_name(number: int, run_id: str) -> str:

@@ -184,16 +184,18 @@ def restore(settings: Settings, *, now: datetime | None = None, progress: Progre
     """Bring every backup into the table again, by today's contract; what is archived stays in the archive alone.
 
     Rows that are there are set right where they differ; rows that no backup has are left, and an audit names them.
-    Run it again when it was killed: until it ends, a later one of records of the same version may hold.
+    Of records of the same version the one that came first holds when it ends. Until then a later one may, so it keeps
+    archivings out; run it again when it was killed, before the next archiving puts that one away.
     A backup that is not what its manifest says keeps the others out as little as it does in a load.
 
     Raises:
-        TransientError: a server did not answer, or a load is at work; run again.
+        TransientError: a server did not answer, or a load or an archiving is at work; run again.
     """
     started = time.monotonic()
     loader = _Loader(settings, now or datetime.now(UTC), progress)
     with AdsStore(settings).session() as session:
         _take_turn(session)
+        archive.take_turn(session)
         whole, unfinished = loader.backups.runs()
         loads, unreadable = loader.insert_all(session, whole, repair=True)
         merged_rows = _merge(settings, session, loader.now)
@@ -222,7 +224,7 @@ def _merge(settings: Settings, session: Session, now: datetime) -> int:
     before = AdsArchive(settings).boundary()
     late = session.live_rows(before)
     session.commit()
-    return archive.merge_late(settings, now) if late else 0
+    return archive.merge_late(settings, session, now) if late else 0
 
 
 class _Loaded(NamedTuple):

@@ -1,28 +1,33 @@
 """Who calls, how often, and what they may: each route says which role it needs."""
 
-import logging
+import ipaddress
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import MovingWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
 
 from lakehouse import callers
 from lakehouse.api import problems
 from lakehouse.api.models import DagId
+from lakehouse.api.places import Places
 from lakehouse.api.problems import ProblemError
 from lakehouse.callers import Caller, Callers, Role
 from lakehouse.errors import SettingsError
 from lakehouse.settings import Settings
 
+MOST_REQUESTS_AT_ONCE: Final = 100
+MOST_REQUESTS_OF_A_CALLER: Final = 20
+"""At once; half of the threads, so that no caller alone can make the others wait for one."""
 CHALLENGE: Final = 'Bearer realm="lakehouse", ApiKey realm="lakehouse"'
 
 _key_header = APIKeyHeader(
@@ -34,7 +39,7 @@ _bearer = HTTPBearer(
 
 
 class Access:
-    """Knows the callers and counts their requests; one for a server, for all its threads."""
+    """Knows the callers and counts their requests; one for a server."""
 
     def __init__(self, settings: Settings) -> None:
         self._file = _CallersFile(settings.api_callers_file)
@@ -42,6 +47,12 @@ class Access:
         self._requests = RateLimitItemPerMinute(settings.api.requests_per_minute, namespace="requests")
         self._refused_logins = RateLimitItemPerMinute(settings.api.refused_logins_per_minute, namespace="logins")
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        # It forgets an address after two minutes; that of a moving window is kept for ever.
+        self._login_limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._places = Places(MOST_REQUESTS_AT_ONCE, "requests are being answered")
+        self._own_places = Places(
+            MOST_REQUESTS_OF_A_CALLER, "requests of this caller are being answered", problems.TOO_MANY_REQUESTS
+        )
 
     def callers(self) -> Callers:
         """Return the callers as the file has them now.
@@ -52,28 +63,41 @@ class Access:
         return self._file.callers()
 
     def caller(self, key: str | None, token: str | None, address: str) -> Caller:
-        """Return who sends this key, or this token, from an address, unless that one sends too many requests.
+        """Return who sends this key, or this token, from an address.
 
         Raises:
-            ProblemError: it is nobody, or too many requests came.
-            SettingsError: the file of the callers can't be read.
+            ProblemError: it is nobody, or the file of the callers can't be read.
         """
-        known, now = self.callers(), datetime.now(UTC)
+        try:
+            known, now = self.callers(), datetime.now(UTC)
+        except SettingsError as error:
+            detail = "the file of the callers can't be read: see the server's log"
+            raise ProblemError(problems.NOT_READY, detail) from error
         if key is not None:
             caller = known.with_key(key, now)
         else:
             caller = known.with_token(token, self._secret, now) if token is not None else None
         if caller is None:
             # Counted apart from good requests, so that nobody can shut out a caller behind the same address.
-            self._count(self._refused_logins, address, "refused logins from this address")
+            what = "refused logins from this address"
+            self._count(self._login_limiter, self._refused_logins, network(address), what)
             detail = "" if key is None and token is None else "this key or token is unknown or has expired"
             raise ProblemError(problems.UNAUTHENTICATED, detail, headers={"WWW-Authenticate": CHALLENGE})
-        self._count(self._requests, caller.name, "requests of this caller")
         return caller
 
-    def _count(self, limit: RateLimitItem, of: str, what: str) -> None:
-        if not self._limiter.hit(limit, of):
-            seconds = max(1, math.ceil(self._limiter.get_window_stats(limit, of).reset_time - time.time()))
+    async def answered(self, caller: Caller, answer: Callable[[], Awaitable[Response]]) -> Response:
+        """Make the answer to a request of a caller, who holds a place until it is made, not until it is sent.
+
+        Raises:
+            ProblemError: too many requests came, or are being answered.
+        """
+        self._count(self._limiter, self._requests, caller.name, "requests of this caller")
+        with self._own_places.taken(caller.name), self._places.taken():
+            return await answer()
+
+    def _count(self, limiter: RateLimiter, limit: RateLimitItem, of: str, what: str) -> None:
+        if not limiter.hit(limit, of):
+            seconds = max(1, math.ceil(limiter.get_window_stats(limit, of).reset_time - time.time()))
             raise ProblemError(
                 problems.TOO_MANY_REQUESTS,
                 f"{limit.amount} {what} a minute are answered: ask again in {seconds} s",
@@ -102,25 +126,43 @@ class _CallersFile:
             return self._callers
 
 
-def _caller(
-    request: Request,
-    key: Annotated[str | None, Security(_key_header)],
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-) -> Caller:
-    address = request.client.host if request.client else "unknown"
-    access: Access = request.app.state.access
+def network(address: str) -> str:
+    """Return what one stranger may have all of: an address of IPv4, or the first 64 bits of IPv6."""
     try:
-        caller = access.caller(key, bearer.credentials if bearer else None, address)
-    except SettingsError as error:
-        logging.getLogger("lakehouse.api").error("request %s: %s", request.state.request_id, error)  # noqa: TRY400
-        detail = "the file of the callers can't be read: see the server's log"
-        raise ProblemError(problems.NOT_READY, detail) from error
-    request.state.caller = caller  # for the audit log
-    return caller
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((found.packed[:8] + bytes(8), 64)))
 
 
-def _with_role(needed: Role) -> Callable[[Caller], Caller]:
-    def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+class CallersRoute(APIRoute):
+    """A route that asks who calls before it reads what is asked."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Guard the handler, which reads the body before it solves any dependency."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            access: Access = request.app.state.access
+            key, bearer = await _key_header(request), await _bearer(request)
+            address = request.client.host if request.client else "unknown"
+            caller = access.caller(key, bearer.credentials if bearer else None, address)
+            request.state.caller = caller  # for the audit log, of what is refused from here on, too
+            return await access.answered(caller, lambda: handle(request))
+
+        return guarded
+
+
+async def _caller(
+    request: Request,
+    _key: Annotated[str | None, Security(_key_header)],  # both for the schema
+    _token: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
+    return request.state.caller
+
+
+def _with_role(needed: Role) -> Callable[[Caller], Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
         if not caller.role.covers(needed):
             raise ProblemError(problems.FORBIDDEN, f"this needs the role {needed}; yours is {caller.role}")
         return caller
@@ -128,8 +170,8 @@ def _with_role(needed: Role) -> Callable[[Caller], Caller]:
     return check
 
 
-def _with_dag(needed: Role) -> Callable[[Caller, DagId], Caller]:
-    def check(caller: Annotated[Caller, Depends(_with_role(needed))], dag_id: DagId) -> Caller:
+def _with_dag(needed: Role) -> Callable[[Caller, DagId], Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(_with_role(needed))], dag_id: DagId) -> Caller:
         if not caller.sees(dag_id):  # the same answer as for a DAG that does not exist
             raise ProblemError(problems.NOT_FOUND_HERE, "there is no such DAG or run")
         return caller

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
@@ -52,11 +53,13 @@ def make(settings: Settings) -> FastAPI:
         swagger_ui_parameters={"validatorUrl": None},  # else the page sends the schema to a server elsewhere
     )
     app.state.settings = settings
-    app.state.connection = Connection(settings.airflow, settings.api.request_timeout_seconds)
+    app.state.connection = Connection(settings.airflow)
     app.state.access = Access(settings)
     app.state.audit_log = audit_log
     app.state.metrics = metrics
-    app.state.readiness = Readiness(app.state.connection, app.state.access)
+    # A file that settings name has to be there; the other one comes with the first key.
+    named = settings.api.callers_file
+    app.state.readiness = Readiness(app.state.connection, app.state.access, named, audit_log)
     app.state.waiting_stops = set[str]()
     app.state.spark_masters = {name.strip() for name in settings.api.spark_masters.split(",") if name.strip()}
     for router in (routes.dags, routes.runs, routes.health):
@@ -83,12 +86,18 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"] |= problem.pop("$defs") | {problems.SCHEMA: problem}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                for answer in operation["responses"].values():
+                    answer.setdefault("headers", {})[problems.REQUEST_ID] = problems.header("The request's id.")
         app.openapi_schema = schema
     return app.openapi_schema
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
+    if isinstance(error.__cause__, LakehouseError):
+        _log(request, error.__cause__)
     return problem_response(request.scope, error)
 
 
@@ -96,15 +105,20 @@ async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LakehouseError)
     problem = problems.of(error)
     if problem.kind.status >= 500:
-        # Airflow may repeat what a caller sent it, so the text must not make a line of its own.
-        logging.getLogger("lakehouse.api").warning("request %s: %r", request.state.request_id, str(error))
+        _log(request, error)
     return problem_response(request.scope, problem)
+
+
+def _log(request: Request, error: LakehouseError) -> None:
+    # Airflow may repeat what a caller sent it, so the text must not make a line of its own.
+    logging.getLogger("lakehouse.api").warning("request %s: %r", request.state.request_id, str(error))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # A path's part is looked at by its route and by who guards it, so it may be told twice.
-    wrong = dict.fromkeys((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
+    errors = islice(error.errors(), problems.MOST_FAULTS)
+    wrong = dict.fromkeys((".".join(map(str, one["loc"])), one["msg"]) for one in errors)
     faults = [Fault(place=place, message=message) for place, message in wrong]
     return problem_response(request.scope, ProblemError(problems.INVALID, errors=faults))
 

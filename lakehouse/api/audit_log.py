@@ -45,6 +45,11 @@ class AuditLog:
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **told})
         self._handler.handle(logging.makeLogRecord({"msg": line}))
 
+    def check(self) -> None:
+        """Raise OSError if the file can't be opened for writing."""
+        if isinstance(self._handler, _PrivateFiles):
+            self._handler.opened().close()
+
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
@@ -53,10 +58,13 @@ class AuditLog:
 class _PrivateFiles(RotatingFileHandler):
     """Files that only their owner reads, each new one included."""
 
-    def _open(self) -> TextIOWrapper:
+    def opened(self) -> TextIOWrapper:
+        """Open the newest file once more."""
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         return TextIOWrapper(os.fdopen(descriptor, "ab"), self.encoding)
+
+    _open = opened  # as logging calls it
 
 
 def _raise(record: logging.LogRecord) -> None:

@@ -10,6 +10,9 @@ from contextlib import nullcontext
 from typing import Any, Final
 
 from fastapi.responses import JSONResponse
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,16 +20,17 @@ from lakehouse.api import problems
 from lakehouse.api.audit_log import AuditLog
 from lakehouse.api.metrics import Metrics
 from lakehouse.api.places import Places
-from lakehouse.api.problems import UNAUTHENTICATED, ProblemError
+from lakehouse.api.problems import TOO_MANY_REQUESTS, UNAUTHENTICATED, ProblemError
 
 MOST_BODY_BYTES: Final = 64 << 10
-MOST_REQUESTS_AT_ONCE: Final = 100
 MOST_BODIES_OF_AN_ADDRESS: Final = 20
 """On their way at once; whoever sends slowly holds up no other address, and no request without a body."""
-ALWAYS_ANSWERED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""However much there is to do; who asks would else end a server that only has much to do."""
 GIVEN_UP: Final = 499
 """Counted as the status of a request whose caller left before it was answered."""
+KEPT_OF_STRANGERS: Final = RateLimitItemPerMinute(60)
+"""Lines of the audit log, of all together; they have any number of addresses."""
+KEPT_OF_THE_SAME: Final = RateLimitItemPerMinute(1)
+"""Lines of the audit log that tell of too many requests, of each caller."""
 UNCHANGING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _is_request_id: Final = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 _PAGES: Final = ("/docs", "/redoc", "/static-offline-docs/")
@@ -46,6 +50,10 @@ _SAFE_PAGE: Final = _SAFE | {
 _log = logging.getLogger("lakehouse.api")
 
 
+class _UntakenError(Exception):
+    """The peer does not take its answer."""
+
+
 class Edge:
     """The middleware around all others; it alone answers an error that nobody expected."""
 
@@ -54,8 +62,8 @@ class Edge:
         self._audit_log = audit_log
         self._metrics = metrics
         self._request_timeout_seconds = request_timeout_seconds
-        self._requests = Places(MOST_REQUESTS_AT_ONCE, "requests are being answered")
         self._bodies = Places(MOST_BODIES_OF_AN_ADDRESS, "bodies are on their way from this address")
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and answer, count and keep it."""
@@ -64,46 +72,65 @@ class Edge:
             return
         begun = time.perf_counter()
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(scope)
-        status: int | None = None
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers.update(_SAFE_PAGE if scope["path"].startswith(_PAGES) else _SAFE)
-            await send(message)
-
+        state["request_id"] = _request_id(scope)
         try:
-            with self._bodies.taken(_address(scope)) if _has_body(scope) else nullcontext():
-                arrived = await self._arrived(receive)
-            with self._requests.taken() if scope["path"] not in ALWAYS_ANSWERED else nullcontext():
-                await self._app(scope, arrived, answer)
-        except ProblemError as problem:
-            await problem_response(scope, problem)(scope, receive, answer)
-        except Exception:
-            _log.exception("request %s failed", request_id)
-            if status is not None:
-                raise  # half an answer is out, so only cutting the connection says that it is none
-            await problem_response(scope, ProblemError(problems.INTERNAL))(scope, receive, answer)
+            await self._pass_on(scope, receive, self._answer(scope, send))
+        except _UntakenError:  # the server cuts a connection whose answer is not whole
+            _log.warning("request %s: its answer was not taken in time", state["request_id"])
         finally:
-            seconds = time.perf_counter() - begun
+            seconds, status = time.perf_counter() - begun, state.get("status")
             self._metrics.count(scope["method"], _route(scope), status or GIVEN_UP, seconds, state.get("problem"))
             self._keep(scope, status)
 
-    def _keep(self, scope: Scope, status: int | None) -> None:
-        """Write into the audit log how a change or a refusal ended.
+    async def _pass_on(self, scope: Scope, receive: Receive, answer: Send) -> None:
+        try:
+            with self._bodies.taken(_address(scope)) if _has_body(scope) else nullcontext():
+                arrived = await self._arrived(receive)
+            scope["state"]["arrived_at"] = time.monotonic()
+            await self._app(scope, arrived, answer)
+        except ProblemError as problem:
+            await problem_response(scope, problem)(scope, receive, answer)
+        except _UntakenError:
+            raise
+        except Exception:
+            _log.exception("request %s failed", scope["state"]["request_id"])
+            if "status" in scope["state"]:
+                raise  # half an answer is out, so only cutting the connection says that it is none
+            await problem_response(scope, ProblemError(problems.INTERNAL))(scope, receive, answer)
 
-        What strangers send beyond the limit for refused logins is only counted, else they could drown the rest.
-        """
-        caller, problem = scope["state"].get("caller"), scope["state"].get("problem")
-        if problem == UNAUTHENTICATED.name or (caller and (problem or scope["method"] not in UNCHANGING)):
+    def _answer(self, scope: Scope, send: Send) -> Send:
+        """Add the headers of every answer, and wait for nobody who does not take it."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                scope["state"]["status"] = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[problems.REQUEST_ID] = scope["state"]["request_id"]
+                headers.update(_SAFE_PAGE if scope["path"].startswith(_PAGES) else _SAFE)
+            try:
+                async with asyncio.timeout(self._request_timeout_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise _UntakenError from None
+
+        return answer
+
+    def _keep(self, scope: Scope, status: int | None) -> None:
+        """Write into the audit log how a change or a refusal ended."""
+        if self._is_kept(scope):
             try:
                 self._audit_log.write({**facts(scope), "outcome": _outcome(status), "status": status})
             except OSError:
                 _log.exception("the audit log misses the end of request %s", scope["state"]["request_id"])
+
+    def _is_kept(self, scope: Scope) -> bool:
+        """Whether it is a change or a refusal; of what comes in any number the first ones, lest they drown the rest."""
+        caller, problem = scope["state"].get("caller"), scope["state"].get("problem")
+        if caller is None:
+            return problem == UNAUTHENTICATED.name and self._limiter.hit(KEPT_OF_STRANGERS)
+        if problem == TOO_MANY_REQUESTS.name:
+            return self._limiter.hit(KEPT_OF_THE_SAME, caller.name)
+        return problem is not None or scope["method"] not in UNCHANGING
 
     async def _arrived(self, receive: Receive) -> Receive:
         """Read the whole body, within its bounds, and return what gives it to the application."""

@@ -3,17 +3,27 @@
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Final
 
 from lakehouse.api import problems
-from lakehouse.api.problems import ProblemError
+from lakehouse.api.problems import Kind, ProblemError
+
+_RETRY: Final = {"Retry-After": "5"}
 
 
 class Places:
-    """So many places for each of some things; of one event loop."""
+    """So many places for each of some things; of one event loop.
 
-    def __init__(self, most: int, what: str) -> None:
+    Args:
+        most: so many.
+        what: takes them, in the words of the refusal.
+        kind: of the refusal.
+    """
+
+    def __init__(self, most: int, what: str, kind: Kind = problems.NOT_READY) -> None:
         self._most = most
         self._what = what
+        self._kind = kind
         self._taken: Counter[str] = Counter()
 
     @contextmanager
@@ -27,7 +37,7 @@ class Places:
             ProblemError: there is none left.
         """
         if self._taken[of] >= self._most:
-            raise ProblemError(problems.NOT_READY, f"{self._most} {self._what}")
+            raise ProblemError(self._kind, f"{self._most} {self._what}", headers=_RETRY)
         self._taken[of] += 1
         try:
             yield

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,9 @@ from lakehouse.errors import LakehouseError, ServerUnavailableError
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:lakehouse:problem:"
 SCHEMA: Final = "Problem"
+MOST_FAULTS: Final = 100
+"""Told of one request; a small body can hold tens of thousands."""
+REQUEST_ID: Final = "X-Request-ID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ STILL_RUNNING: Final = Kind(
     "The run has not ended",
     "run api__1 is running: stop it by POST /dags/transform/runs/api__1/stop, or delete it with ?force=true",
 )
+NOT_RUNNABLE: Final = Kind(
+    "not-runnable", HTTPStatus.CONFLICT, "The DAG can't be run now", "Airflow could not read its file anew"
+)
 NOT_GONE: Final = Kind("not-gone", HTTPStatus.CONFLICT, "Not all of the run is gone", "left: java, pid 4711")
 TOO_LARGE: Final = Kind(
     "too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too large", "a body has at most 65,536 bytes"
@@ -92,7 +99,6 @@ START_UNKNOWN: Final = Kind(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "Nobody knows whether the run began",
     "GET /dags/transform/runs/api__1 tells; asking again with the same Idempotency-Key never starts a second one",
-    5,
 )
 NOT_READY: Final = Kind(
     "not-ready", HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", "it is ending: ask another one", 5
@@ -130,7 +136,7 @@ class ProblemError(Exception):
     Args:
         kind: of the catalogue.
         detail: what happened this time; never a secret, and nothing that the caller may not know.
-        errors: the places of the request that do not fit.
+        errors: the places of the request that do not fit; the first ones are kept.
         headers: to add to the answer.
     """
 
@@ -140,7 +146,7 @@ class ProblemError(Exception):
         super().__init__(f"{kind.name}: {detail}")
         self.kind = kind
         self.detail = detail or kind.example
-        self.errors = list(errors)
+        self.errors = list(islice(errors, MOST_FAULTS))
         self.headers = dict(headers or {})
         if kind.retry_seconds is not None:
             self.headers.setdefault("Retry-After", str(kind.retry_seconds))
@@ -175,6 +181,7 @@ def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": "; ".join(kind.title for kind in found),
+            "headers": _headers(found),
             "content": {
                 MEDIA_TYPE: {
                     "schema": {"$ref": f"#/components/schemas/{SCHEMA}"},
@@ -184,6 +191,21 @@ def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
         }
         for status, found in sorted(by_status.items())
     }
+
+
+def header(description: str) -> dict[str, Any]:
+    """Describe for OpenAPI a header of an answer."""
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _headers(kinds: Iterable[Kind]) -> dict[str, Any]:
+    found = dict[str, Any]()
+    for kind in kinds:
+        if kind is UNAUTHENTICATED:
+            found["WWW-Authenticate"] = header("How a caller can be known.")
+        if kind.retry_seconds is not None or kind is START_UNKNOWN:
+            found["Retry-After"] = header("Seconds after which it is worth asking again, if it is.")
+    return found
 
 
 def _example(kind: Kind) -> dict[str, Any]:

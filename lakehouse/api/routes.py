@@ -2,23 +2,27 @@
 
 import hashlib
 import secrets
+import time
+from itertools import islice
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lakehouse.adapters.airflow import CONFLICT, NOT_FOUND, AirflowRefusedError
-from lakehouse.adapters.airflow_runs import AirflowRuns, DagRun
+from lakehouse.adapters.airflow import CONFLICT, AirflowRefusedError
+from lakehouse.adapters.airflow_runs import AirflowAnswerError, AirflowRuns, DagRun
 from lakehouse.api import access, conf, models, problems, stopping
 from lakehouse.api.edge import facts
 from lakehouse.api.models import DagId, IdempotencyKey, RunId
 from lakehouse.api.problems import ProblemError, responses
-from lakehouse.errors import ServerUnavailableError
+from lakehouse.errors import LakehouseError, ServerUnavailableError
 from lakehouse.settings import Settings
 
 MOST_RUNS: Final = 100
 MOST_WAITING_STOPS: Final = 10
 """At once; each goes through all processes twice a second. Further ones stop their run too, but wait for nothing."""
+NO_RUNS_NOW: Final = ("has import errors", "does not allow manual runs")
+"""What Airflow says of a DAG by the same status as of a conf that does not fit."""
 _NOTHING: Final = models.RunRequest()
 _FROM_AIRFLOW: Final = (problems.AIRFLOW_AWAY, problems.AIRFLOW_NONSENSE)
 _OF_CALLERS: Final = (
@@ -29,10 +33,11 @@ _OF_CALLERS: Final = (
     *_FROM_AIRFLOW,
 )
 _OF_DAGS: Final = (*_OF_CALLERS, problems.NOT_FOUND_HERE)
+_LOCATION: Final = {"Location": problems.header("The path of the run.")}
 
 health = APIRouter(tags=["health"])
-dags = APIRouter(prefix="/dags", tags=["DAGs"])
-runs = APIRouter(prefix="/dags/{dag_id}/runs", tags=["runs"])
+dags = APIRouter(prefix="/dags", tags=["DAGs"], route_class=access.CallersRoute)
+runs = APIRouter(prefix="/dags/{dag_id}/runs", tags=["runs"], route_class=access.CallersRoute)
 
 
 def _settings(request: Request) -> Settings:
@@ -41,6 +46,12 @@ def _settings(request: Request) -> Settings:
 
 def _airflow(request: Request) -> AirflowRuns:
     return AirflowRuns(request.app.state.connection, _settings(request).api.request_timeout_seconds)
+
+
+def _airflow_in_time(request: Request) -> AirflowRuns:
+    """Airflow for as long as the answer may still take; waiting for a thread has taken of it, too."""
+    remaining = request.state.arrived_at + _settings(request).api.request_timeout_seconds - time.monotonic()
+    return AirflowRuns(request.app.state.connection, remaining)
 
 
 @health.get("/healthz", summary="Alive?", responses=responses())
@@ -72,14 +83,14 @@ async def metrics(request: Request) -> Response:
 def list_dags(request: Request, caller: access.Viewer) -> models.Dags:
     """List the DAGs that the caller may see."""
     return models.Dags(
-        dags=[models.Dag.model_validate(dag) for dag in _airflow(request).dags() if caller.sees(dag.dag_id)]
+        dags=[models.Dag.model_validate(dag) for dag in _airflow_in_time(request).dags() if caller.sees(dag.dag_id)]
     )
 
 
 @dags.get("/{dag_id}", summary="Show a DAG", responses=responses(*_OF_DAGS))
 def get_dag(request: Request, caller: access.ViewerOfDag, dag_id: DagId) -> models.DagDetails:
     """Show a DAG, with what its runs can be given."""
-    return models.DagDetails.model_validate(_airflow(request).dag(dag_id))
+    return models.DagDetails.model_validate(_airflow_in_time(request).dag(dag_id))
 
 
 @runs.get("", summary="List runs", responses=responses(*_OF_DAGS))
@@ -94,14 +105,14 @@ def list_runs(
     offset: Annotated[int, Query(ge=0, le=1_000_000, description="How many of the newest are left out.")] = 0,
 ) -> models.Runs:
     """List a DAG's runs, the newest first."""
-    found, total = _airflow(request).runs(dag_id, [one.value for one in state or ()], limit, offset)
+    found, total = _airflow_in_time(request).runs(dag_id, [one.value for one in state or ()], limit, offset)
     return models.Runs(runs=[models.Run.model_validate(run) for run in found], total=total, limit=limit, offset=offset)
 
 
 @runs.get("/{run_id}", summary="Show a run", responses=responses(*_OF_DAGS))
 def get_run(request: Request, caller: access.ViewerOfDag, dag_id: DagId, run_id: RunId) -> models.RunDetails:
     """Show a run, with the state of each task and where its log is."""
-    airflow = _airflow(request)
+    airflow = _airflow_in_time(request)
     run, tasks = airflow.run(dag_id, run_id), airflow.tasks(dag_id, run_id)
     return models.RunDetails(
         **models.Run.model_validate(run).model_dump(), tasks=[models.Task.model_validate(task) for task in tasks]
@@ -112,8 +123,15 @@ def get_run(request: Request, caller: access.ViewerOfDag, dag_id: DagId, run_id:
     "",
     summary="Run a DAG",
     status_code=201,
-    responses={200: {"model": models.Run, "description": "This Idempotency-Key had started the run before."}}
-    | responses(*_OF_DAGS, problems.KEY_REUSED, problems.START_UNKNOWN),
+    responses={
+        200: {
+            "model": models.Run,
+            "description": "This Idempotency-Key had started the run before.",
+            "headers": _LOCATION,
+        },
+        201: {"headers": _LOCATION},
+    }
+    | responses(*_OF_DAGS, problems.NOT_RUNNABLE, problems.KEY_REUSED, problems.START_UNKNOWN),
 )
 def run_dag(
     request: Request,
@@ -129,9 +147,10 @@ def run_dag(
     never starts a second run; a run that was deleted meanwhile is started anew.
     """
     given = wanted.conf
-    airflow = _airflow(request)
-    if wrong := list(conf.faults(given, airflow.dag(dag_id).params or {}, request.app.state.spark_masters)):
-        raise ProblemError(problems.INVALID, errors=wrong)
+    airflow = _airflow_in_time(request)
+    wrong = conf.faults(given, airflow.dag(dag_id).params or {}, request.app.state.spark_masters)
+    if told := list(islice(wrong, problems.MOST_FAULTS)):
+        raise ProblemError(problems.INVALID, errors=told)
     if idempotency_key is None:
         run_id = f"api__{secrets.token_hex(16)}"
     else:
@@ -142,19 +161,17 @@ def run_dag(
     try:
         run = airflow.start(dag_id, run_id, given, note)
     except AirflowRefusedError as error:
-        if error.status == CONFLICT:
-            run = airflow.run(dag_id, run_id)
-            if run.conf != given:
-                raise ProblemError(
-                    problems.KEY_REUSED, f"it started run {run_id} with another conf: take a new key"
-                ) from None
-            response.status_code = 200
-        elif error.status in (400, 422):  # Airflow's own look at the params found more than ours
-            raise ProblemError(problems.INVALID, "Airflow refuses this conf: look at the params of the DAG") from error
-        else:
+        if error.status in (400, 422):
+            raise _refused(error) from error
+        if error.status != CONFLICT:
             raise
-    except ServerUnavailableError as error:
+        run = airflow.run(dag_id, run_id)
+    except (ServerUnavailableError, AirflowAnswerError) as error:
         run = _begun(request, dag_id, run_id, error, is_repeatable=idempotency_key is not None)
+    if run.note != note:  # then another request has started it
+        if run.conf != given:
+            raise ProblemError(problems.KEY_REUSED, f"it started run {run_id} with another conf: take a new key")
+        response.status_code = 200
     response.headers["Location"] = f"/dags/{dag_id}/runs/{run_id}"
     return models.Run.model_validate(run)
 
@@ -227,20 +244,30 @@ async def _stop(request: Request, dag_id: str, run_id: str, wait_seconds: float 
         waiting.discard(request.state.request_id)
 
 
-def _begun(request: Request, dag_id: str, run_id: str, error: ServerUnavailableError, *, is_repeatable: bool) -> DagRun:
-    """Look whether a run began whose start was not answered; it is never started twice.
+def _refused(error: AirflowRefusedError) -> ProblemError:
+    """Tell why Airflow takes no request to start a run, whose conf fits as far as we can see."""
+    if any(words in str(error) for words in NO_RUNS_NOW):
+        return ProblemError(
+            problems.NOT_RUNNABLE, "Airflow could not read its file anew, or lets nobody run it: see the server's log"
+        )
+    # Its own look at the params found more than ours.
+    return ProblemError(problems.INVALID, "Airflow refuses this conf: look at the params of the DAG")
+
+
+def _begun(request: Request, dag_id: str, run_id: str, error: LakehouseError, *, is_repeatable: bool) -> DagRun:
+    """Look whether a run began whose start was not answered, or by nonsense; it is never started twice.
 
     Raises:
         ProblemError: it is not there yet, or nobody can tell.
     """
     try:
         return _airflow(request).run(dag_id, run_id)
-    except (ServerUnavailableError, AirflowRefusedError) as second:
-        if isinstance(second, AirflowRefusedError) and second.status != NOT_FOUND:
-            raise
+    except LakehouseError:
         again = "with the same Idempotency-Key never starts a second one" if is_repeatable else "may start a second one"
         raise ProblemError(
-            problems.START_UNKNOWN, f"GET /dags/{dag_id}/runs/{run_id} tells; asking again {again}"
+            problems.START_UNKNOWN,
+            f"GET /dags/{dag_id}/runs/{run_id} tells; asking again {again}",
+            headers={"Retry-After": "5"} if is_repeatable else None,
         ) from error
 
 

@@ -47,8 +47,9 @@ async def stop(
     run, tasks = await run_in_threadpool(_fail, airflow(), dag_id, run_id)
     ends = {task: task.ended_at or run.ended_at or now for task in tasks if task.state not in ENDED_BY_ITSELF}
     recent = {task: ended for task, ended in ends.items() if now - ended < UNSEEN_FOR}
-    pids = {task.pid: ended for task, ended in recent.items() if task.hostname == leftovers.HOST and task.pid}
-    places = {(task.task_id, task.hostname) for task in recent if task.hostname not in ("", leftovers.HOST)}
+    here = {leftovers.HOST} if settings.sees_processes else set[str]()  # else its pids are those of others here
+    pids = {task.pid: ended for task, ended in recent.items() if task.hostname in here and task.pid}
+    places = {(task.task_id, task.hostname) for task in recent if task.hostname and task.hostname not in here}
     elsewhere = [Leftover("unseen", f"processes of task {task_id}", host) for task_id, host in sorted(places)]
 
     def look() -> list[Leftover]:

@@ -9,7 +9,7 @@ import typer
 
 from lakehouse import csv_drop
 from lakehouse.cli.output import Format, Output, answers, print_json, print_table, row_progress
-from lakehouse.csv_drop import CsvResult, FileState
+from lakehouse.csv_drop import CsvResult, FilesLeftError, FileState
 from lakehouse.csv_files import State
 from lakehouse.errors import TerminalError
 from lakehouse.settings import get_settings
@@ -72,12 +72,13 @@ def run(
     `lakehouse csv run --date 2026-01-31 --days-back 0 --output json`
     """
     settings = artifacts.with_local_spark(get_settings())
-    with row_progress("files") as progress:
-        result = csv_drop.run(settings, date.date() if date else today(), days_back=days_back, progress=progress)
-    if output is Format.JSON:
-        print_json(asdict(result))
-    else:
-        _show(result)
+    try:
+        with row_progress("files") as progress:
+            result = csv_drop.run(settings, date.date() if date else today(), days_back=days_back, progress=progress)
+    except FilesLeftError as error:
+        _tell(error.result, output)
+        raise
+    _tell(result, output)
 
 
 @app.command("list")
@@ -112,6 +113,13 @@ def list_files(
 def today() -> date:
     """The date in UTC, by which folders are named."""
     return datetime.now(UTC).date()
+
+
+def _tell(result: CsvResult, output: Format) -> None:
+    if output is Format.JSON:
+        print_json(asdict(result))
+    else:
+        _show(result)
 
 
 def _show(result: CsvResult) -> None:

@@ -1,4 +1,4 @@
-"""Announced files: `lakehouse announce` and `lakehouse files run|list|retry|audit`."""
+"""Announced files: `lakehouse announce` and `lakehouse files run|list|retry|audit|accept-loss`."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -9,7 +9,7 @@ import typer
 
 from lakehouse import announce as announcing
 from lakehouse import audit_notifications, file_notifications
-from lakehouse.adapters.file_store import FileStore
+from lakehouse.adapters.file_store import FileLoss, FileStore
 from lakehouse.announce import Misbehaviour
 from lakehouse.cli.output import Format, Output, answers, print_json, print_table, row_progress
 from lakehouse.file_contract import DatasetName, FileReason
@@ -157,21 +157,56 @@ def retry(
 def audit(output: Output = Format.TEXT) -> None:
     """Prove that each notification that was read is stored, and that the aggregates are those of the files that count.
 
-    Exits 1 at any gap.
+    Exits 1 at any gap. A loss that was accepted is told, and is none.
 
     Example: `lakehouse files audit --output json`
     """
-    found = audit_notifications.audit(get_settings())
+    settings = get_settings()
+    found, accepted = audit_notifications.audit(settings), FileStore(settings).accepted_losses()
     if output is Format.JSON:
-        print_json(asdict(found) | {"ok": found.ok})
+        print_json(asdict(found) | {"accepted_losses": [asdict(loss) for loss in accepted], "ok": found.ok})
     else:
         if found.gaps:
             print_table(["gap", "where", "count", "what"], [(g.kind, g.where, g.count, g.detail) for g in found.gaps])
+        if accepted:
+            rows = [(*_place(loss), loss.accepted_at) for loss in accepted]
+            print_table(["accepted loss of", "from", "to before", "notifications", "accepted at"], rows)
         told = ", ".join(f"{count:,} {name}" for name, count in found.counts.items())
         answers.print(f"{told}; {found.waiting:,} notifications wait in Kafka")
         answers.print("nothing is lost or doubled" if found.ok else f"{len(found.gaps)} gaps", style="bold")
     if not found.ok:
         raise typer.Exit(1)
+
+
+@app.command("accept-loss")
+def accept(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is lost, and change nothing.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Accept that Kafka dropped notifications before they were read; the audit remembers it, and it is a gap no more.
+
+    Before that, have the files that came meanwhile announced again. It accepts what a run has noticed; what Kafka drops
+    later is a gap again. Without a loss it changes nothing.
+
+    Examples:
+
+    `lakehouse files accept-loss --dry-run`
+
+    `lakehouse files accept-loss --output json`
+    """
+    losses = FileStore(get_settings()).accept_losses(dry_run=dry_run)
+    if output is Format.JSON:
+        print_json({"losses": [asdict(loss) for loss in losses], "accepted": not dry_run})
+    elif not losses:
+        answers.print("no run has noticed a loss that is not accepted")
+    else:
+        rows = [(*_place(loss), loss.noticed_at) for loss in losses]
+        print_table(["topic partition", "from", "to before", "notifications", "noticed at"], rows)
+        answers.print("nothing was changed" if dry_run else "accepted: `lakehouse files audit` remembers it")
+
+
+def _place(loss: FileLoss) -> tuple[str, int, int, int]:
+    return f"{loss.topic}/{loss.topic_partition}", loss.start_offset, loss.end_offset, loss.notifications
 
 
 def _show_run(result: FilesResult) -> None:

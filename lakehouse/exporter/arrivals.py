@@ -94,19 +94,17 @@ def positions(clients: Clients) -> Iterator[Fact]:
 
 
 def marts(clients: Clients) -> Iterator[Fact]:
-    """How fresh the marts are.
+    """How fresh the marts are: whether an event waits for all of them, or what is built of one for its publication.
 
-    They are published together, so what any of them holds was there when all were built; the newest arrival of one
-    alone would tell nothing, where no event that came since is of its kind.
+    They are built together, so what any of them holds was there for all; the newest arrival of one alone would tell
+    nothing, where no event that came since is of its kind.
     """
     lake = clients.lake
     names = lake.marts()
-    through = {name: lake.built_through(name) for name in names}
-    newest = max((moment for moment in through.values() if moment), default=None)
+    newest = max((moment for moment in map(lake.built_through, names) if moment), default=None)
     waits = lake.waiting_since(EVENTS, "ingested_at", newest) if newest else None
     for name in names:
-        if through[name]:
-            yield from _freshness(clients.settings, f"marts.{name}", [waits, lake.unpublished_since(name)])
+        yield from _freshness(clients.settings, f"marts.{name}", [waits, lake.unpublished_since(name)])
 
 
 def rows(clients: Clients) -> Iterator[Fact]:
@@ -125,8 +123,7 @@ def rows(clients: Clients) -> Iterator[Fact]:
         by_reason = {reason: refused[reason, True] + refused[reason, False] for reason, _ in refused}
         yield from _refused(EVENTS, by_reason, Reason, CsvReason)
     if queries:
-        read = sum(sum(ledger.position(queries.properties, s).values()) for s in ledger.sources(queries.properties))
-        yield Fact(ROWS_PUBLISHED, read, (QUERIES,))
+        yield Fact(ROWS_PUBLISHED, published_messages(queries.properties, {}, 0), (QUERIES,))
     late = lake.published_sum(DAILY_QUALITY, "late_message_count")
     if late is not None:
         yield Fact(ROWS_LATE, late, (EVENTS,))
@@ -153,14 +150,14 @@ def ads(clients: Clients) -> Iterator[Fact]:
 
 
 def published_messages(events: ledger.Properties, quarantine: ledger.Properties, refused: int) -> int:
-    """How many messages became events, by what the tables know of their topics.
+    """How many messages became rows, by what the tables know of their topics.
 
     A run tells the quarantine how far it is before it tells the events; the further of both counts, so that the refused
     messages of a run under way are not taken for published ones of earlier runs.
 
     Args:
-        events: properties of the events table.
-        quarantine: properties of its quarantine.
+        events: properties of the table.
+        quarantine: properties of its quarantine; none where it has none.
         refused: messages in the quarantine.
     """
     read = 0

@@ -25,7 +25,7 @@ def watching(settings: Settings) -> Generator[Watches]:
 
 def collectors(clients: Clients) -> list[Collector]:
     """Make the collectors of an environment; nothing is asked yet."""
-    times = clients.settings.exporter
+    times, s3 = clients.settings.exporter, clients.settings.s3
     often = {
         "streams": partial(arrivals.streams, clients),
         "announcements": partial(arrivals.announcements, clients),
@@ -49,7 +49,8 @@ def collectors(clients: Clients) -> list[Collector]:
         "ledger-ads": partial(ledgers.ads, clients),
         "small-files": partial(holdings.small_files, clients),
     }
-    listings = {"buckets": partial(holdings.buckets, clients)}
+    buckets = (s3.warehouse_bucket, s3.archive_bucket, s3.user_events_bucket, s3.ads_bucket, s3.file_drop_bucket)
+    listings = {f"bucket-{name}": partial(holdings.bucket, clients, name) for name in buckets}
     return [
         *(Collector(name, look, times.refresh_seconds, times.timeout_seconds) for name, look in often.items()),
         *(Collector(name, look, times.tables_seconds, times.timeout_seconds) for name, look in now_and_then.items()),

@@ -55,13 +55,11 @@ def archive(clients: Clients) -> Iterator[Fact]:
         yield Fact(ARCHIVE_AGE_SECONDS, age(written_at), ("events",), is_age=True)
 
 
-def buckets(clients: Clients) -> Iterator[Fact]:
-    """Objects and bytes of each bucket."""
-    s3 = clients.settings.s3
-    for bucket in (s3.warehouse_bucket, s3.archive_bucket, s3.user_events_bucket, s3.ads_bucket, s3.file_drop_bucket):
-        total = clients.objects.total(bucket)
-        yield Fact(BUCKET_OBJECTS, total.objects, (bucket,))
-        yield Fact(BUCKET_BYTES, total.size_bytes, (bucket,))
+def bucket(clients: Clients, name: str) -> Iterator[Fact]:
+    """Objects and bytes of a bucket."""
+    total = clients.objects.total(name)
+    yield Fact(BUCKET_OBJECTS, total.objects, (name,))
+    yield Fact(BUCKET_BYTES, total.size_bytes, (name,))
 
 
 def disk(clients: Clients) -> Iterator[Fact]:

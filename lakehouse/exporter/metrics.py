@@ -35,7 +35,8 @@ KAFKA_LAG_RECORDS: Final = Metric(
     "lakehouse_kafka_lag_records",
     "gauge",
     "Offsets of a topic partition that wait to be brought into their table.",
-    "Kafka's end offsets less the position in the table's properties; of announced files, less the group's offsets.",
+    "Kafka's end offsets less the position in the table's properties; of announced files, less the group's offsets. "
+    "What Kafka dropped before it was read waits no more: it is a gap of the ledger.",
     ("topic", "partition"),
 )
 KAFKA_LAG_SECONDS: Final = Metric(
@@ -57,7 +58,8 @@ FRESHNESS_SECONDS: Final = Metric(
     "gauge",
     "Age of the oldest row that waits upstream of a table or mart, in seconds; 0 when nothing waits.",
     "Of a table, the lag of its topics; of announced files, the first pending one; of a mart, the oldest arrival in "
-    "events.user_actions that no published mart has, or what is built of it and not published.",
+    "events.user_actions that no published mart has, or the first version that is built of it and not published; "
+    "impressions and files that wait for a mart are not looked at.",
     ("table",),
 )
 FRESHNESS_TARGET_SECONDS: Final = Metric(
@@ -201,14 +203,14 @@ SERVER_LATENCY_SECONDS: Final = Metric(
 BUCKET_BYTES: Final = Metric(
     "lakehouse_bucket_bytes",
     "gauge",
-    "Bytes of all objects of a bucket.",
+    "Bytes of the newest versions of all objects of a bucket.",
     "A listing of the bucket.",
     ("bucket",),
 )
 BUCKET_OBJECTS: Final = Metric(
     "lakehouse_bucket_objects",
     "gauge",
-    "Objects of a bucket.",
+    "Objects of a bucket, however many versions they have.",
     "A listing of the bucket.",
     ("bucket",),
 )

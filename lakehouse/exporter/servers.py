@@ -85,7 +85,8 @@ def airflow(clients: Clients) -> Iterator[Fact]:
         yield Fact(SERVER_UP, 0, ("airflow",))
         return
     yield Fact(SERVER_UP, is_up, ("airflow",))
-    yield Fact(SERVER_LATENCY_SECONDS, time.perf_counter() - started, ("airflow",))
+    if is_up:
+        yield Fact(SERVER_LATENCY_SECONDS, time.perf_counter() - started, ("airflow",))
     for part in ("scheduler", "dag_processor", "triggerer"):
         yield Fact(SERVER_UP, parts.get(part) == HEALTHY, (f"airflow-{part.replace('_', '-')}",))
 

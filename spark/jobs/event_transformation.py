@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 
 from lakehouse import csv_drop
+from lakehouse.csv_drop import CsvResult, FilesLeftError
 from lakehouse.errors import LakehouseError
 from lakehouse.settings import load_settings
 
@@ -28,10 +29,16 @@ def main() -> int:
     try:
         result = csv_drop.run(load_settings(), given.date, days_back=given.days_back)
     except LakehouseError as error:
+        if isinstance(error, FilesLeftError):
+            _tell(error.result)
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(json.dumps(asdict(result), default=str))
+    _tell(result)
     return 0
+
+
+def _tell(result: CsvResult) -> None:
+    print(json.dumps(asdict(result), default=str))
 
 
 if __name__ == "__main__":

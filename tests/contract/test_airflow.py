@@ -1,13 +1,15 @@
-"""The client of Airflow's REST API, against the real servers."""
+"""The clients of Airflow's REST API, against the real servers."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import jwt
 import pytest
 from pydantic import SecretStr
 
 from lakehouse.adapters import airflow as adapter
 from lakehouse.adapters.airflow import Airflow, Run, Task
+from lakehouse.adapters.airflow_runs import AirflowRuns, Connection
 from lakehouse.errors import ServerUnavailableError, SettingsError, TerminalError
 from lakehouse.settings import AirflowSettings, Settings
 
@@ -133,3 +135,44 @@ def test_a_server_that_is_away_is_transient() -> None:
     nobody = AirflowSettings.model_validate({"url": "http://127.0.0.1:1"})
     with Airflow(nobody) as client, pytest.raises(ServerUnavailableError, match="stack up"):
         client.dag_ids()
+
+
+def test_links_to_logs_lead_to_where_people_open_the_pages(full_stack: Settings, finished: Run) -> None:
+    public = full_stack.airflow.model_copy(update={"public_url": "https://airflow.example.com/data/"})
+    connection = Connection(public)
+    (task,) = AirflowRuns(connection, 30).tasks(DAG_ID, finished.run_id)
+    connection.close()
+    path = f"dags/{DAG_ID}/runs/{finished.run_id}/tasks/ingest?try_number=1"
+    assert task.log_url == f"https://airflow.example.com/data/{path}"
+
+
+@pytest.mark.filterwarnings("ignore:The HMAC key")  # that key is Airflow's, and so is the algorithm
+@pytest.mark.parametrize("refused", ["run out", "of another secret"])
+def test_a_token_that_is_refused_is_asked_for_anew_by_both_clients(
+    full_stack: Settings, airflow: Airflow, refused: str
+) -> None:
+    connection = Connection(full_stack.airflow)
+    connection.log_in(_request_timeout=30)
+    token = connection.api.configuration.access_token
+    assert token
+    claims = jwt.decode(token, options={"verify_signature": False})
+    secret = full_stack.stack.airflow_jwt_secret.get_secret_value()
+    if refused == "run out":
+        past = datetime.now(UTC) - timedelta(days=1)
+        claims |= {"iat": past, "nbf": past, "exp": past}
+    else:
+        secret = secret[::-1]
+    old = jwt.encode(claims, secret, jwt.get_unverified_header(token)["alg"])
+    airflow._token = connection.api.configuration.access_token = old
+    listed = {dag.dag_id for dag in AirflowRuns(connection, 30).dags()}
+    connection.close()
+    assert listed >= airflow.dag_ids()
+    assert old not in (connection.api.configuration.access_token, airflow._token)
+
+
+def test_a_wrong_password_is_told_alike_by_both_clients(full_stack: Settings) -> None:
+    connection = Connection(full_stack.airflow.model_copy(update={"password": SecretStr("not-the-password")}))
+    with pytest.raises(SettingsError, match="refuses the login") as raised:
+        AirflowRuns(connection, 30).dags()
+    connection.close()
+    assert "not-the-password" not in str(raised.value)

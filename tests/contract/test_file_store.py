@@ -62,6 +62,27 @@ def test_the_tables_are_made_once_and_say_what_they_hold(environment: Settings) 
     assert undescribed == []
 
 
+def test_tables_of_an_older_version_get_the_columns_they_lack(environment: Settings, store: FileStore) -> None:
+    store.lose("topic", [(Coordinates("t1", 0, 1), 3)])
+    table = f'"{environment.prefix}reporting".file_losses'
+    with connect(environment) as connection:
+        connection.execute(f"ALTER TABLE {table} DROP accepted_at, DROP accepted_end_offset".encode())
+    with pytest.raises(TerminalError, match=r"lacks a column.*tables apply"):
+        store.gaps()
+    (changed,) = [applied for applied in file_store.apply(environment) if applied.outcome == "changed"]
+    assert changed.table == f"{environment.prefix}reporting.file_losses"
+    assert changed.changes == ("added column accepted_at", "added column accepted_end_offset")
+    assert {applied.outcome for applied in file_store.apply(environment)} == {"unchanged"}
+    undescribed = ask(
+        environment,
+        f"SELECT attname FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped"
+        " AND col_description(attrelid, attnum) IS NULL",
+    )
+    assert undescribed == []
+    assert [gap.count for gap in store.gaps()] == [2]
+    assert [loss.notifications for loss in store.accept_losses()] == [2]
+
+
 def test_without_its_tables_the_message_says_who_makes_them(environment: Settings) -> None:
     with pytest.raises(TerminalError, match="tables apply"):
         FileStore(environment).counts()
@@ -232,11 +253,11 @@ def test_a_file_that_waits_for_its_day_comes_with_the_next_one_of_it(environment
     assert [row.notification.key for row in store.claim("r2", 9)] == ["a", "c"]
 
 
-def test_only_one_run_is_at_work_and_another_environment_does_not_mind(stack: Settings, store: FileStore) -> None:
+def test_only_one_run_is_at_work_and_another_environment_does_not_mind(environment: Settings, store: FileStore) -> None:
     with store.working():
         with pytest.raises(TransientError, match="another `lakehouse files run`"), store.working():
             pass
-        other = FileStore(stack.model_copy(update={"prefix": "test_other_"}))
+        other = FileStore(environment.model_copy(update={"prefix": f"{environment.prefix}other_"}))
         with other.working():
             pass
     with store.working():
@@ -297,11 +318,46 @@ def test_an_offset_that_no_row_has_is_named_unless_it_is_known_to_be_lost(store:
     assert (gap.kind, gap.count) == ("lost messages", 2)
 
 
+def test_the_offsets_that_no_row_has_come_in_their_order(store: FileStore) -> None:
+    # With so many rows PostgreSQL chooses a plan that gives them in another one by itself.
+    store.record("topic", [message(n, notification("a")) for n in range(300) if n % 7 != 3])
+    assert store.unrecorded("t1", 0, 100, 0) == list(range(3, 100, 7))
+
+
 def test_a_loss_that_grows_is_remembered_as_large_as_it_was_ever_told(store: FileStore) -> None:
     for end in (3, 6, 4):
         store.lose("topic", [(Coordinates("t1", 0, 1), end)])
     (gap,) = store.gaps()
     assert gap.count == 5
+
+
+def test_a_loss_that_was_accepted_is_remembered_and_no_gap_and_what_is_lost_later_is_one(store: FileStore) -> None:
+    assert (store.accept_losses(), store.accepted_losses()) == ([], [])
+    store.lose("topic", [(Coordinates("t1", 0, 1), 3), (Coordinates("t1", 1, 5), 6)])
+    found = store.accept_losses(dry_run=True)
+    assert [(loss.topic_partition, loss.start_offset, loss.end_offset, loss.notifications) for loss in found] == [
+        (0, 1, 3, 2),
+        (1, 5, 6, 1),
+    ]
+    assert (len(store.gaps()), store.accepted_losses()) == (2, [])
+    assert store.accept_losses() == found
+    accepted = store.accepted_losses()
+    assert [(loss.start_offset, loss.end_offset, loss.notifications) for loss in accepted] == [(1, 3, 2), (5, 6, 1)]
+    assert store.gaps() == []
+    assert store.accept_losses() == []
+    assert store.accepted_losses() == accepted
+    store.lose("topic", [(Coordinates("t1", 0, 1), 3)])  # told again, and no larger
+    assert store.gaps() == []
+    assert store.unrecorded("t1", 1, 4, 0) == [3]
+    store.lose("topic", [(Coordinates("t1", 0, 1), 7), (Coordinates("t1", 1, 8), 9)])
+    assert [(gap.where, gap.count) for gap in store.gaps()] == [
+        ("topic/0 from offset 3", 4),
+        ("topic/1 from offset 8", 1),
+    ]
+    assert store.accepted_losses() == accepted
+    assert [(loss.start_offset, loss.end_offset) for loss in store.accept_losses()] == [(3, 7), (8, 9)]
+    assert store.gaps() == []
+    assert sum(loss.notifications for loss in store.accepted_losses()) == 6 + 1 + 1
 
 
 def test_of_each_topic_it_is_known_how_far_it_was_read_or_lost(store: FileStore) -> None:

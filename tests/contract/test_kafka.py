@@ -187,7 +187,7 @@ def test_a_run_killed_halfway_is_completed_and_nothing_is_doubled(environment: S
     code = (
         "import sys; from pathlib import Path; from lakehouse.produce import produce_file;"
         "from lakehouse.settings import Settings;"
-        "produce_file(Settings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), rate=2000)"
+        "produce_file(Settings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), rate=500)"
     )
     # Only what names the topic; no secret goes on a command line.
     where = Settings(prefix=environment.prefix, kafka=environment.kafka).model_dump_json(include={"prefix", "kafka"})

@@ -1,7 +1,6 @@
 """How a task ends, by how its command ends; the commands are small shell programs."""
 
 import importlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
+
+from tests.stacks import has_ended
 
 SIX_ROWS = """echo '{"published_rows": 5, "quarantined_rows": 1}'"""
 NO_ROWS = """echo '{"published_rows": 0, "quarantined_rows": 0}'"""
@@ -35,14 +37,6 @@ def command(airflow: None, tmp_path: Path) -> Callable[..., Any]:
 def attempt(number: int) -> dict[str, Any]:
     task = SimpleNamespace(dag_id="made_up", run_id="manual__1", task_id="task", try_number=number)
     return {"ti": task, "triggering_asset_events": {}}
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_the_last_line_of_output_is_the_result(command: Callable[..., Any]) -> None:
@@ -218,11 +212,13 @@ def test_stopping_a_task_ends_its_command_and_what_that_started(
     from airflow.sdk.exceptions import AirflowException  # noqa: PLC0415
 
     stopped_at: list[float] = []
+    processes: list[psutil.Process] = []
     operator = command(f"{trap} sleep 60 & echo $$ $! > {tmp_path}/draft; mv {tmp_path}/draft {tmp_path}/pids; wait")
 
     def stop() -> None:
         while not (tmp_path / "pids").exists():
             time.sleep(0.05)
+        processes.extend(psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split())
         stopped_at.append(time.monotonic())
         operator.on_kill()
 
@@ -231,7 +227,6 @@ def test_stopping_a_task_ends_its_command_and_what_that_started(
         operator.execute(attempt(1))
     assert time.monotonic() - stopped_at[0] < 5  # then Airflow kills the task, and nobody could end the command
     deadline = time.monotonic() + 2
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)  # until init has reaped the orphan
-    assert not any(is_alive(pid) for pid in pids)
+    while not all(map(has_ended, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [has_ended(process) for process in processes] == [True, True]

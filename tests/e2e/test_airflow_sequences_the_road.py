@@ -29,13 +29,15 @@ from lakehouse.tables import USER_ACTIONS
 from tests.clusters import is_at_a_task, standalone, wait_for
 from tests.shops import event, good, open_shop, wait_until
 from tests.sinks import Sinks, listening
-from tests.stacks import processes_with
+from tests.stacks import has_ended, processes_with
 
 pytestmark = pytest.mark.integration
 
 LAKEHOUSE = str(Path(sys.executable).with_name("lakehouse"))
 INGEST = "ingest_user_actions"
 WAIT_SECONDS = 120
+WOKEN_SECONDS = 600
+"""Airflow makes a run for what woke a DAG when no other run of it is at work, such as the hourly build."""
 STOP_SECONDS = 30
 """Airflow tells a task to end at its next heartbeat; some of them are allowed to pass on a busy machine."""
 
@@ -79,19 +81,20 @@ def rows(settings: Settings) -> int:
     return Lake(settings).load(USER_ACTIONS).scan().count()
 
 
+@pytest.mark.timeout(1800)
 def test_new_events_wake_the_models_and_the_tables_are_kept(airflow: Airflow, shop: Settings) -> None:
     send(shop, 20)
     ingest = trigger(airflow, INGEST, shop)
     assert states(airflow, ingest) == ("success", ["success"])
     assert rows(shop) == 20
     # The assets wake the DAGs in the environment that the news are of.
-    transform = wait_for(lambda: caused(airflow, ingest, "transform"), WAIT_SECONDS, 1)
+    transform = wait_for(lambda: caused(airflow, ingest, "transform"), WOKEN_SECONDS, 1)
     assert states(airflow, transform) == ("success", ["success"])
     (mart,) = [one for one in publish.status(shop) if one.mart == "fct_events_daily"]
     assert mart.rows == 1
     maintain = trigger(airflow, "maintain_tables", shop, tables=[USER_ACTIONS.identifier])
     assert states(airflow, maintain) == ("success", ["success"])  # a table that is new has no statistics
-    archive = wait_for(lambda: caused(airflow, maintain, "archive_events"), WAIT_SECONDS, 1)
+    archive = wait_for(lambda: caused(airflow, maintain, "archive_events"), WOKEN_SECONDS, 1)
     assert states(airflow, archive) == ("success", ["success"])
     assert [(str(part.date), part.rows) for part in parts(shop)] == [("2023-10-23", 20)]  # long past the policy
     # Nothing is left to do, and nobody is woken.
@@ -205,10 +208,7 @@ def workers(request: pytest.FixtureRequest, full_stack: Settings, tmp_path: Path
         yield Workers(
             {"spark_master": cluster.master},
             lambda: [
-                child
-                for worker in cluster.workers
-                for child in worker.children(recursive=True)
-                if child.status() != psutil.STATUS_ZOMBIE
+                child for worker in cluster.workers for child in worker.children(recursive=True) if not has_ended(child)
             ],
         )
 

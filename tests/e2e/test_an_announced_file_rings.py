@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
 
 from lakehouse import announce, audit_notifications
 from lakehouse.adapters import kafka
@@ -47,12 +49,23 @@ def rung(airflow: Airflow) -> set[str]:
     return {run["dag_run_id"] for run in runs}
 
 
+def listens(settings: Settings) -> bool:
+    """Whether the doorbell has partitions to listen to; what was sent before its group did is never heard."""
+    group = f"{settings.prefix}file-doorbell"
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    found = admin.describe_consumer_groups([group])[group].result(30)
+    return found.state == ConsumerGroupState.STABLE and any(
+        member.assignment and member.assignment.topic_partitions for member in found.members
+    )
+
+
 def status(settings: Settings, announced: Announced) -> str | None:
     files: list[ListedFile] = FileStore(settings).files(None, "sales", None, 1000)
     return next((one.status for one in files if one.version == announced.version), None)
 
 
 def test_an_announced_file_wakes_a_run_that_takes_it_up_whatever_came_before(own: Settings, file: Path) -> None:
+    wait_until(lambda: listens(own), "nobody listens to the doorbell", WAIT_SECONDS)
     with Airflow(own.airflow) as airflow:
         before = rung(airflow)
         # No UTF-8: the run sets it aside, and the doorbell goes on ringing.

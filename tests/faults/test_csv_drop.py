@@ -154,6 +154,7 @@ def test_a_file_of_ten_million_lines_takes_no_more_memory_than_a_part_of_it(shop
     path.unlink()
     command = shop.start("csv", "run", "--date", str(DAY), "--days-back", "0", "--output", "json")
     peak = watched(command.process.pid)
+    command.process.wait(1200)  # longer than any other command may take
     command.ends(0)
     result = json.loads(command.output)
     assert result["published_rows"] == lines + 3

@@ -8,7 +8,7 @@ from lakehouse import ingest, ledger
 from lakehouse.accept_loss import Loss, accept_loss
 from lakehouse.adapters import kafka
 from lakehouse.adapters.catalog import Lake
-from lakehouse.audit import audit
+from lakehouse.audit import Gap, audit
 from lakehouse.errors import DataLossError, TerminalError
 from lakehouse.settings import Settings
 from lakehouse.tables import USER_ACTIONS
@@ -38,6 +38,13 @@ def test_offsets_that_retention_dropped_count_as_lost_and_ingest_goes_on_behind_
     kafka.send(shop, topic, [good(3)])
     with pytest.raises(DataLossError, match=rf"offsets 2 to 4 of {topic}/0 are gone.*accept-loss --dry-run"):
         ingest.run(shop)
+    detail = "offsets 2 to 4 are gone from Kafka before they were read; restore them, or see"
+    gone = Gap("kafka", f"{topic}/0", 3, f"{detail} `lakehouse ingest accept-loss --dry-run`")
+    report = audit(shop)
+    assert report.gaps == (gone,)
+    assert [(row.position, row.end_offset, row.lag_rows) for row in report.ledger] == [(2, 6, 1)]
+    other = shop.kafka.model_copy(update={"user_actions_topic": "another"})
+    assert audit(shop.model_copy(update={"kafka": other})).ok  # of a topic that no ingest reads, nobody misses any
 
     loss = Loss(topic, 0, 2, 5, 3, f"{topic}/0 goes on at offset 5, 3 offsets count as lost")
     assert accept_loss(shop, dry_run=True) == [loss]
@@ -52,6 +59,26 @@ def test_offsets_that_retention_dropped_count_as_lost_and_ingest_goes_on_behind_
     assert report.gaps == ()
     (row,) = report.ledger
     assert (row.position, row.published_rows, row.quarantined_rows, row.lost_offsets) == (6, 2, 1, 3)
+
+
+def test_what_an_ingest_reads_while_the_audit_looks_is_not_missed_when_kafka_drops_it(
+    shop: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, offsets = shop.user_actions_topic, kafka.offsets
+    kafka.send(shop, topic, [good(0)])
+    ingest.run(shop)
+
+    def after_another_ingest(settings: Settings, name: str) -> dict[int, tuple[int, int]]:
+        monkeypatch.setattr(kafka, "offsets", offsets)
+        kafka.send(shop, topic, [good(1)])
+        ingest.run(shop)
+        kafka.delete_records(shop, topic)
+        return offsets(settings, name)
+
+    monkeypatch.setattr(kafka, "offsets", after_another_ingest)
+    report = audit(shop)
+    assert report.gaps == ()
+    assert [(row.position, row.end_offset, row.lag_rows) for row in report.ledger] == [(1, 2, 0)]
 
 
 def test_a_topic_made_anew_goes_on_as_a_source_of_its_own(shop: Settings) -> None:

@@ -449,5 +449,5 @@ def test_an_analyst_is_answered_while_transform_has_more_to_do_than_room(house: 
         started = time.monotonic()
         ask = asking(house, "analyst")
         assert ask(f"SELECT sum(amount) FROM lake.{house.prefix}marts.users") == [(6,)]
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert sorted(state for _, state in states(house, mark)) == ["QUEUED"] * 2 + ["RUNNING"] * 4

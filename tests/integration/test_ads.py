@@ -3,13 +3,15 @@
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 import pytest
+from psycopg import sql
 from pyarrow import compute as pc
 from pyarrow import fs, parquet
 
@@ -17,7 +19,7 @@ from lakehouse.adapters import ads_store, s3, trino
 from lakehouse.adapters.ads_api import AdApi
 from lakehouse.adapters.ads_archive import AdsArchive
 from lakehouse.adapters.ads_store import AdsStore, Session
-from lakehouse.adapters.postgres import drop_schema
+from lakehouse.adapters.postgres import connect, drop_schema
 from lakehouse.ads import archive, backup, load
 from lakehouse.ads.audit import audit, compare_counts
 from lakehouse.ads.backup import Backups
@@ -450,6 +452,85 @@ def test_a_row_that_comes_after_its_date_is_registered_is_merged_by_the_same_run
     filled.assert_shows(*OLD_ONES[:2], changed, *OLD_ONES[3:], late, *RECENT_ONES)
 
 
+def test_an_archiving_that_could_not_keep_up_with_the_loads_does_not_say_that_all_is_done(
+    filled: AdShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, late = Session.remove_archived, impression(600, OLDER)
+
+    def insert_first(session: Session, day: object) -> int:
+        if day == OLDER:
+            filled.tells(late)
+            load.run(filled.settings, HOUR, UNTIL, now=NOW)
+        return remove(session, day)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(archive, "_PASSES", 1)
+    with monkeypatch.context() as loading:
+        loading.setattr(Session, "remove_archived", insert_first)
+        with pytest.raises(TransientError, match=f"those of {OLDER} are still due"):
+            archive.run(filled.settings, now=NOW)
+    assert filled.live() == {OLDER: 1, RECENT: 10}
+    (batch,) = archive.run(filled.settings, now=NOW).archived  # one pass is enough now
+    assert (batch.date, batch.is_merge, batch.removed_rows) == (OLDER, True, 1)
+    filled.assert_shows(*OLD_ONES, late, *RECENT_ONES)
+
+
+def test_a_restore_and_an_archiving_keep_each_other_out_and_a_restore_merges_what_is_late(
+    filled: AdShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.run(filled.settings, now=NOW)
+    late = impression(600, OLDER)
+    filled.tells(late)
+    with AdsStore(filled.settings).session() as archiving:
+        assert archiving.take_turn("archive")
+        assert load.run(filled.settings, HOUR, UNTIL, now=NOW).merged_rows == 0
+        with pytest.raises(TransientError, match="another archiving"):
+            load.restore(filled.settings)
+    filled.sql("DELETE FROM {schema}.impressions")
+    merge, kept_out = Session.merge_staged, list[str]()
+
+    def archive_first(session: Session, **options: bool) -> ads_store.Merged:
+        with pytest.raises(TransientError, match="or a restore"):
+            archive.run(filled.settings, now=NOW)
+        kept_out.append("archiving")
+        return merge(session, **options)
+
+    monkeypatch.setattr(Session, "merge_staged", archive_first)
+    result = load.restore(filled.settings)
+    assert (result.inserted_rows, result.merged_rows) == (11, 1)
+    assert len(kept_out) == 2
+    filled.assert_shows(*OLD_ONES, late, *RECENT_ONES)
+
+
+@pytest.mark.parametrize("ends", ["well", "with an error"])
+def test_a_turn_is_free_as_soon_as_its_session_has_ended(shop: AdShop, ends: str) -> None:
+    with connect(shop.settings, superuser=True) as another:
+        with suppress(ZeroDivisionError), AdsStore(shop.settings).session() as session:
+            assert session.take_turn("load")
+            session.create_temporary("kept", "number integer")
+            session.commit()
+            ((schema,),) = session.ask("SELECT pg_my_temp_schema()::regnamespace::text")
+            session.rollback()
+            # The server can't drop that table, and so not end the session, before this transaction ends.
+            another.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(schema, "kept")))
+            if ends == "with an error":
+                raise ZeroDivisionError
+        with AdsStore(shop.settings).session() as following:
+            assert following.take_turn("load")
+
+
+def test_what_went_wrong_in_a_session_is_told_also_when_the_server_has_ended_it(shop: AdShop) -> None:
+    def be_ended(then: Callable[[], object]) -> None:
+        with AdsStore(shop.settings).session() as session:
+            ((process,),) = session.ask("SELECT pg_backend_pid()")
+            shop.sql("SELECT pg_terminate_backend(%s, 10000)", [process])
+            then()
+
+    with pytest.raises(ZeroDivisionError):
+        be_ended(lambda: 1 / 0)
+    with pytest.raises(ServerUnavailableError):
+        be_ended(lambda: None)
+
+
 def test_two_archivings_at_once_archive_each_row_once(filled: AdShop) -> None:
     first = filled.archive(failpoint="ads-written:hold:1")
     wait_until(first.is_held, "nothing was written")
@@ -596,15 +677,46 @@ def test_rows_that_somebody_deleted_from_the_archive_are_named_and_come_back_by_
     if when == "before":
         delete()
     monkeypatch.setattr(AdsArchive, "register", delete_first)
-    filled.tells(impression(500, OLDER))
-    with pytest.raises(TerminalError, match=f"somebody deleted rows of {OLDER}"):
-        load.run(settings, HOUR, UNTIL, now=NOW)
+    late, other = impression(500, OLDER), impression(501, OLD)
+    filled.tells(late, other)
+    assert load.run(settings, HOUR, UNTIL, now=NOW).merged_rows == 1
+    assert filled.live() == {OLDER: 1, RECENT: 10}
+    with pytest.raises(TerminalError, match=f"somebody deleted rows of {OLDER} from"):
+        archive.run(settings, now=NOW)
     assert done == ["deleted"]
+    batches = filled.rows("SELECT count(*) FROM {schema}.archive_batches")
+    assert load.run(settings, HOUR, UNTIL, now=NOW).merged_rows == 0
+    assert filled.rows("SELECT count(*) FROM {schema}.archive_batches") == batches
     gone = {(day, key) for day, key, _ in shown - filled.shown()}
     assert gone == {(OLDER, "i-0004")}
     named = {"files of the archive that somebody deleted rows from": 1}
     assert {gap.what: gap.count for gap in audit(settings).gaps} == named
     assert {gap.what: gap.count for gap in compare_counts(settings, NOW)} == named
+
+
+@pytest.mark.parametrize("undone", ["rollback", "rewritten"])
+def test_what_somebody_deleted_from_the_archive_comes_back_from_the_backups_and_other_dates_do_not_wait(
+    filled: AdShop, undone: str
+) -> None:
+    settings = filled.settings
+    archive.run(settings, now=NOW, before=OLD)
+    lake = AdsArchive(settings)
+    snapshot = lake.load_archive().metadata.current_snapshot_id
+    archived = f"{settings.catalog.name}.{settings.prefix}ads.impressions_archive"
+    admin, of_date = settings.trino_as("admin"), f"shown_date = DATE '{OLDER}'"
+    trino.query(admin, f"DELETE FROM {archived} WHERE {of_date} AND impression_id = 'i-0004'")
+    late = impression(500, OLDER)
+    filled.tells(late)
+    load.run(settings, HOUR, UNTIL, now=NOW)
+    with pytest.raises(TerminalError, match=f"somebody deleted rows of {OLDER} from"):
+        archive.run(settings, now=NOW)
+    assert filled.live() == {OLDER: 1, RECENT: 10}
+    undo = f"rollback_to_snapshot({snapshot})" if undone == "rollback" else f"optimize WHERE {of_date}"
+    trino.query(admin, f"ALTER TABLE {archived} EXECUTE {undo}")
+    load.restore(settings)
+    assert filled.live() == {RECENT: 10}
+    filled.assert_shows(*OLD_ONES, late, *RECENT_ONES)
+    assert compare_counts(settings, NOW) == ()
 
 
 def test_a_broken_backup_is_not_inserted_and_keeps_no_load_and_no_restore_waiting(shop: AdShop) -> None:

@@ -63,7 +63,7 @@ def amtool(installed: Settings) -> Tool:
 
 def tool(program: Path) -> Tool:
     def run(*arguments: str | Path) -> str:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -112,11 +112,11 @@ class Alertmanager:
     def __init__(self, url: str, sinks: Sinks, amtool: Tool) -> None:
         self.url, self.sinks, self._amtool = url, sinks, amtool
 
-    def tell(self, *alerts: dict[str, str], ended: bool = False) -> None:
+    def tell(self, *alerts: dict[str, str], ended: bool = False, summary: str = "so it is") -> None:
         """Tell it of alerts, as Prometheus does."""
         now = time.time()
         times = {"startsAt": rfc3339(now - 60)} | ({"endsAt": rfc3339(now)} if ended else {})
-        notes = {"summary": "so it is", "description": "Do this.", "runbook_url": "docs/runbooks.md#x"}
+        notes = {"summary": summary, "description": "Do this.", "runbook_url": "docs/runbooks.md#x"}
         body = [{"labels": labels, "annotations": notes, **times} for labels in alerts]
         httpx.post(f"{self.url}/api/v2/alerts", json=body, trust_env=False).raise_for_status()
 
@@ -232,6 +232,33 @@ def test_a_critical_alert_holds_back_the_warning_of_the_same_volume_only(running
     ]
     states = {alert["labels"]["volume"]: alert["status"]["state"] for alert in group["alerts"]}
     assert states == {"home": "suppressed", "archive": "active"}
+
+
+def test_a_second_critical_alert_of_a_name_opens_an_incident_of_its_own(running: Alertmanager) -> None:
+    def incidents() -> set[str]:
+        return {body["dedup_key"] for path, body in running.sinks.posts if path == "/v2/enqueue"}
+
+    for told, alert in enumerate((GAP, GAP | {"ledger": "ads"}, KAFKA_DOWN, TRINO_DOWN, FULL), start=1):
+        running.tell(alert)
+        wait_until(lambda told=told: len(incidents()) == told, lambda: str(incidents()), SECONDS_TO_ARRIVE)
+
+
+def test_a_title_names_an_alert_that_fires_and_not_one_that_is_over(running: Alertmanager) -> None:
+    over, fires = DAG_FAILED | {"dag_id": "a"}, DAG_FAILED | {"dag_id": "b"}
+    running.tell(over, summary="a failed")
+    running.tell(fires, summary="b failed")
+    running.waits_for(email={"DagFailed"}, slack={"DagFailed"}, pagerduty=set())
+
+    def titles_with(text: str) -> list[str]:
+        return [str(mail["Subject"]) for mail in running.sinks.mails if text in text_of(mail)]
+
+    wait_until(lambda: bool(titles_with("b failed (firing)")), "both to be told", SECONDS_TO_ARRIVE)
+    running.tell(over, ended=True, summary="a failed")
+    wait_until(lambda: bool(titles_with("a failed (resolved)")), "the end of one", SECONDS_TO_ARRIVE)
+    assert titles_with("a failed (resolved)") == ["DagFailed: b failed"]
+    running.tell(fires, ended=True, summary="b failed")
+    wait_until(lambda: bool(titles_with("b failed (resolved)")), "the end of the other", SECONDS_TO_ARRIVE)
+    assert titles_with("b failed (resolved)") == ["Resolved: DagFailed: b failed"]
 
 
 def test_a_silenced_alert_is_told_to_nobody(running: Alertmanager) -> None:

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.integration
 
 NOW = datetime(2026, 11, 22, 1, 33, 40, tzinfo=UTC)
 NOTHING = date(2000, 1, 1)
+READERS_SECONDS = archive.READERS_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +219,7 @@ def test_a_date_that_is_always_rewritten_is_left_alone(shop: Shop, monkeypatch: 
 
 def test_a_query_counts_every_event_once_while_a_date_moves(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = shop.settings
-    monkeypatch.setattr(archive, "READERS_SECONDS", 2.0)
+    monkeypatch.setattr(archive, "READERS_SECONDS", READERS_SECONDS)
     is_over = threading.Event()
 
     def read() -> list[tuple[int, int]]:

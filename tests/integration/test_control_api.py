@@ -187,7 +187,7 @@ class Ended:
 def ended(full_stack: Settings, admin: Ask) -> Iterator[Ended]:
     path = admin("POST", f"/dags/{DAG}/runs", json=HARMLESS).headers["location"]
     wait_until(lambda: admin("GET", path).json()["state"] == "success", "the run to succeed", WAIT_SECONDS)
-    connection = Connection(full_stack.airflow, 30)
+    connection = Connection(full_stack.airflow)
     yield Ended(AirflowRuns(connection, 30).run(DAG, path.rpartition("/")[2]), connection)
     connection.close()
     admin("DELETE", path)
@@ -349,6 +349,23 @@ def test_strangers_that_send_slowly_hold_up_nobody(api: Api) -> None:
             assert start(other) == 404
 
 
+def test_strangers_that_take_no_answer_hold_up_nobody(api: Api) -> None:
+    page = b"GET /static-offline-docs/redoc.standalone.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(api) as server, ExitStack() as stack:
+        address = (server.client.base_url.host, server.client.base_url.port or 80)
+        for _ in range(110):
+            stranger = stack.enter_context(socket.socket())
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stranger.connect(address)
+            stranger.sendall(12 * page)
+
+        def are_waiting() -> bool:
+            return len([one for one in psutil.Process(server.process.pid).open_files() if "redoc" in one.path]) > 100
+
+        wait_until(are_waiting, "their answers to be on their way", 10)
+        assert server.client.get("/dags", headers=api.key("admin")).status_code == 200
+
+
 def test_a_body_that_trickles_in_is_given_up(api: Api) -> None:
     with serving(api, LAKEHOUSE_API__REQUEST_TIMEOUT_SECONDS="0.5") as server:
         address = (server.client.base_url.host, server.client.base_url.port or 80)
@@ -417,10 +434,11 @@ def test_what_is_not_airflow_is_told_as_such(
 
 
 class Forgetful(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to Airflow, but never answers one that starts a run."""
+    """Passes requests on to Airflow, but answers one that starts a run not at all, or by a page."""
 
     airflow: str
     passes_on: bool
+    says: bytes
     starts: int
 
     def forward(self) -> None:
@@ -428,6 +446,7 @@ class Forgetful(http.server.BaseHTTPRequestHandler):
         is_start = self.command == "POST" and self.path.endswith("/dagRuns")
         Forgetful.starts += is_start
         if is_start and not self.passes_on:
+            self.wfile.write(self.says)
             self.close_connection = True
             return
         wanted = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
@@ -435,6 +454,7 @@ class Forgetful(http.server.BaseHTTPRequestHandler):
             self.command, self.airflow + self.path, content=body, headers=wanted, timeout=30, trust_env=False
         )
         if is_start:
+            self.wfile.write(self.says)
             self.close_connection = True
             return
         self.send_response(answer.status_code)
@@ -449,19 +469,46 @@ class Forgetful(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("passes_on", [True, False], ids=["after it began", "before it began"])
-def test_a_start_whose_answer_gets_lost_is_looked_for_and_never_sent_again(
-    full_stack: Settings, admin: Ask, tmp_path: Path, *, passes_on: bool
-) -> None:
-    Forgetful.airflow, Forgetful.passes_on, Forgetful.starts = full_stack.airflow.url, passes_on, 0
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\nConnection: close\r\n\r\n<html/>"
+
+
+@contextmanager
+def forgetful(full_stack: Settings, tmp_path: Path, *, passes_on: bool, says: bytes) -> Generator[TestClient]:
+    """An API whose admin asks an Airflow that answers no start."""
+    Forgetful.airflow, Forgetful.passes_on = full_stack.airflow.url, passes_on
+    Forgetful.says, Forgetful.starts = says, 0
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         airflow = full_stack.airflow.model_copy(update={"url": url})
         api = api_of(full_stack.model_copy(update={"airflow": airflow}), tmp_path)
-        with TestClient(make(api.settings)) as client:
-            answer = client.post(f"/dags/{DAG}/runs", json=HARMLESS, headers=api.key("admin"))
+        with TestClient(make(api.settings), headers=api.key("admin")) as client:
+            yield client
         server.shutdown()
+
+
+@pytest.mark.parametrize("says", [b"", PAGE], ids=["lost", "a page"])
+def test_a_key_stands_for_one_conf_even_if_the_answer_gets_lost_on_its_way(
+    full_stack: Settings, admin: Ask, tmp_path: Path, says: bytes
+) -> None:
+    key = {"Idempotency-Key": f"test-{time.time_ns()}"}
+    first = admin("POST", f"/dags/{DAG}/runs", json=HARMLESS, headers=key)
+    with forgetful(full_stack, tmp_path, passes_on=True, says=says) as client:
+        again = client.post(f"/dags/{DAG}/runs", json=HARMLESS, headers=key)
+        other = client.post(f"/dags/{DAG}/runs", json={"conf": {"dry_run": False}}, headers=key)
+    assert admin("DELETE", first.headers["location"], params={"force": True}).status_code == 204
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 422)
+    assert again.headers["location"] == first.headers["location"]
+    assert other.json()["type"] == "urn:lakehouse:problem:idempotency-key-reused"
+
+
+@pytest.mark.parametrize("says", [b"", PAGE], ids=["lost", "a page"])
+@pytest.mark.parametrize("passes_on", [True, False], ids=["after it began", "before it began"])
+def test_a_start_whose_answer_gets_lost_is_looked_for_and_never_sent_again(
+    full_stack: Settings, admin: Ask, tmp_path: Path, says: bytes, *, passes_on: bool
+) -> None:
+    with forgetful(full_stack, tmp_path, passes_on=passes_on, says=says) as client:
+        answer = client.post(f"/dags/{DAG}/runs", json=HARMLESS)
     assert Forgetful.starts == 1
     if passes_on:
         assert answer.status_code == 201

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typer.testing import CliRunner
 from lakehouse import archive, csv_drop, ingest, ledger, quarantine, transform
 from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.catalog import Lake
+from lakehouse.adapters.csv_lake import CsvLake
 from lakehouse.audit import audit
 from lakehouse.audit_files import FilesLedger
 from lakehouse.cli.main import app
-from lakehouse.csv_drop import CsvResult, Waiting
+from lakehouse.csv_drop import CsvResult, FilesLeftError, Waiting
 from lakehouse.errors import TerminalError, TransientError
 from lakehouse.quarantine import Selection
 from lakehouse.settings import PROJECT_ROOT, Settings, get_settings
@@ -65,9 +67,16 @@ def run(settings: Settings) -> CsvResult:
 
 
 def run_job(settings: Settings, **environment: str) -> dict[str, Any]:
+    """Run the entry point of the image until it ends with success; returns its result."""
+    done = job(settings, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def job(settings: Settings, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run the entry point of the image, which is told by its environment where Spark finds what it needs."""
     of_spark = settings.spark.model_dump(include={"jars_directory", "java_home", "aot_cache"}, exclude_none=True)
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, JOB, "--date", str(DAY), "--days-back", "0"],
         env=environment_of(settings)
         | {f"LAKEHOUSE_SPARK__{name.upper()}": str(value) for name, value in of_spark.items()}
@@ -77,8 +86,6 @@ def run_job(settings: Settings, **environment: str) -> dict[str, Any]:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def held(settings: Settings, spec: TableSpec, *columns: str) -> list[tuple[Any, ...]]:
@@ -313,16 +320,39 @@ def test_what_a_slower_run_left_in_quarantine_goes_when_another_one_publishes(
         with pytest.raises(KilledError):
             run(shop)
         assert refused(shop) == [(3, "empty_field"), (3, "wrong_columns"), (4, "empty_field")]
+        found = held(shop, USER_ACTIONS_QUARANTINE, "reason", "ingested_date")
+        brought.update(day for reason, day in found if reason == "empty_field")
 
+    brought = set[date]()
     before_publishing(monkeypatch, slower_run)
     assert run(shop).commits == 1
     assert users(shop) == ["a"]
     assert refused(shop) == [(3, "wrong_columns")]
-    assert told_dates(shop).keys() == {datetime.now(UTC).date()}
+    assert told_dates(shop).keys() == brought
     assert_adds_up(shop, 1, 2, 1, 1, 0)
     assert run(shop).published_rows == 1
     assert users(shop) == ["b"]
     assert_adds_up(shop, 1, 3, 1, 2, 0)
+
+
+@pytest.mark.faults
+def test_two_runs_at_once_that_are_tried_again_bring_each_file_once(shop: Settings, put: Callable[..., str]) -> None:
+    numbers = range(6)
+    for number in numbers:
+        put(f"{number}.csv", rows(row(f"u{number}"), "broken"))
+
+    def as_airflow_does(_: int) -> dict[str, Any]:
+        while (done := job(shop, LAKEHOUSE_CSV__FILES_PER_COMMIT="1")).returncode == TransientError.exit_code:
+            pass
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(as_airflow_does, range(2)))
+    assert users(shop) == [f"u{number}" for number in numbers]
+    assert_adds_up(shop, 6, 12, 6, 6, 0)
+    assert held(shop, CSV_FILES, "commit_number") == [(number + 1,) for number in numbers]
+    assert run(shop).commits == 0
 
 
 @pytest.mark.faults
@@ -387,12 +417,17 @@ def through(settings: Settings, store: FaultProxy) -> Settings:
 def test_a_file_that_the_store_does_not_give_keeps_no_other_back(
     shop: Settings, put: Callable[..., str], status: int, error: type[Exception], told: str
 ) -> None:
+    late = DAY - timedelta(days=8)
+    put("late.csv", rows(row("l")), late)
     put("poison.csv", rows(row("p"), ""))
     put("good.csv", rows(row("a"), "broken"))
     with in_front_of(shop.s3.endpoint) as store:
         refusal = store.on("answer", "GET", r"/poison\.csv", status=status)
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=told) as left:
             run(through(shop, store))
+        assert isinstance(left.value, FilesLeftError)
+        assert (left.value.result.published_rows, left.value.result.quarantined_rows) == (1, 1)
+        assert [(one.drop_date, one.files) for one in left.value.result.waiting] == [(late, 1)]
         assert users(shop) == ["a"]
         assert refused(shop) == [(3, "wrong_columns")]
         assert_adds_up(shop, 1, 2, 1, 1, 0)
@@ -430,7 +465,17 @@ def test_what_waits_for_dates_that_a_run_does_not_look_at_is_told_with_what_brin
     put("later.csv", rows(row("m")), late)
     waiting = (Waiting(late, 2, f"lakehouse csv run --date {late} --days-back 0"),)
     assert csv_drop.run(shop, DAY).waiting == waiting
-    assert csv_drop.run(shop, DAY).waiting == waiting  # also when there is nothing to bring
+    read, scans = CsvLake.read, list[tuple[Sequence[str], Sequence[Any]]]()
+
+    def noted(self: Any, table: Any, columns: Sequence[str], where: Sequence[Any]) -> Any:
+        scans.append((columns, where))
+        return read(self, table, columns, where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvLake, "read", noted)
+        assert csv_drop.run(shop, DAY).waiting == waiting  # also when there is nothing to bring
+    (of_all_dates,) = [set(columns) for columns, where in scans if not where]
+    assert of_all_dates == {"commit_number", "file", "etag", "size_bytes", "status", "rule_version"}
 
     monkeypatch.setenv("LAKEHOUSE_PREFIX", shop.prefix)
     get_settings.cache_clear()
@@ -500,6 +545,7 @@ def test_a_run_that_was_killed_after_its_commit_is_finished_by_the_next(
 ) -> None:
     put("shop.csv", rows(row("a"), "broken"))
     run(shop)
+    ((ingested,),) = held(shop, USER_ACTIONS_QUARANTINE, "ingested_date")
     put("shop.csv", rows(row("b"), row("")))
     monkeypatch.setattr(csv_drop._Run, "_delete_from_quarantine", killed)
     with pytest.raises(KilledError):
@@ -513,11 +559,11 @@ def test_a_run_that_was_killed_after_its_commit_is_finished_by_the_next(
     assert run(shop).commits == 0
     assert refused(shop) == [(3, "empty_field")]
     ((day, told_at),) = told_dates(shop).items()  # builds may have moved on since the commit
-    assert (day, told_at > later) == (later.date(), True)
+    assert (day, told_at > later) == (ingested, True)
     assert_adds_up(shop, 1, 2, 1, 1, 0)
 
 
 def test_the_clock_of_the_store_is_what_an_event_is_plausible_by(shop: Settings, put: Callable[..., str]) -> None:
-    tomorrow = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1).strftime("%Y-%m-%dT%H:%M:%SZ")
-    put("shop.csv", rows(f"{tomorrow},view,web,user_1,Wireless Mouse,SKU-1001"))
+    in_a_year = (datetime.now(UTC) + timedelta(days=365)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    put("shop.csv", rows(f"{in_a_year},view,web,user_1,Wireless Mouse,SKU-1001"))
     assert run(shop).quarantined_by_reason == {"implausible_timestamp": 1}

@@ -18,11 +18,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lakehouse import ingest, transform
+from lakehouse import file_notifications, ingest, query_history, transform
 from lakehouse.adapters import kafka, trino
 from lakehouse.adapters.airflow import Airflow
 from lakehouse.adapters.catalog import Lake
 from lakehouse.adapters.kafka import Message
+from lakehouse.adapters.marts import PUBLISHED
+from lakehouse.adapters.observed import Observed
 from lakehouse.exporter.clients import Clients
 from lakehouse.exporter.collectors import collectors, watching
 from lakehouse.exporter.exposition import Exposition, families
@@ -41,8 +43,8 @@ from lakehouse.exporter.metrics import (
 )
 from lakehouse.exporter.servers import ASKED_ANEW, Dags, server
 from lakehouse.settings import Settings
-from lakehouse.tables import USER_ACTIONS
-from tests.shops import bad, good, open_shop
+from lakehouse.tables import QUERY_HISTORY, USER_ACTIONS
+from tests.shops import bad, good, open_shop, wait_until
 from tests.stacks import free_url
 
 pytestmark = pytest.mark.integration
@@ -130,6 +132,40 @@ def test_a_mart_is_as_old_as_what_waits_for_its_build(shop: Settings) -> None:
     assert stale["rows_published_total"][EVENTS,] == 31
 
 
+def test_a_mart_that_was_never_published_is_as_old_as_its_first_version(shop: Settings) -> None:
+    mart = Observed(shop).table("build.fct_data_quality_daily")
+    assert mart
+    published, built_at = mart.snapshot_by_name(PUBLISHED), mart.history()[0].timestamp_ms / 1000
+    assert published
+    mart.manage_snapshots().remove_tag(PUBLISHED).commit()
+    try:
+        waits = look(shop, "marts")["freshness_seconds"]["marts.fct_data_quality_daily",]
+        assert waits == pytest.approx(time.time() - built_at, abs=5)
+    finally:
+        mart.refresh().manage_snapshots().create_tag(published.snapshot_id, PUBLISHED).commit()
+
+
+def test_queries_that_nobody_collected_are_not_counted_as_published(environment: Settings) -> None:
+    topic = f"{environment.prefix}queries"
+    own = changed(environment, "kafka", trino_queries_topic=topic)
+    Lake(own).apply(QUERY_HISTORY)
+    kafka.create_topic(own, topic, 1)
+
+    def send_dropped_and(messages: int) -> None:
+        kafka.send(own, topic, [Message(None, b"no event")] * 3)
+        kafka.delete_records(own, topic)
+        kafka.send(own, topic, [Message(None, b"no event")] * messages)
+        query_history.collect(own)
+
+    try:
+        send_dropped_and(2)  # Kafka never held the first three for us
+        assert look(own, "rows")["rows_published_total"] == {("ops.query_history",): 2}
+        send_dropped_and(1)
+        assert look(own, "rows")["rows_published_total"] == {("ops.query_history",): 3}
+    finally:
+        kafka.delete_topic(own, topic)
+
+
 def test_a_lost_event_is_a_gap_of_the_ledger_until_it_is_back(shop: Settings) -> None:
     found = look(shop, "ledger-events", "ledger-files", "ledger-ads")
     assert found["ledger_gaps"] == {("kafka",): 0, ("csv",): 0, ("aggregate",): 0, ("ads",): 0}
@@ -141,6 +177,19 @@ def test_a_lost_event_is_a_gap_of_the_ledger_until_it_is_back(shop: Settings) ->
     assert look(shop, "ledger-events")["ledger_gaps"]["kafka",] == 1
     trino.query(admin, f"ALTER TABLE {name} EXECUTE rollback_to_snapshot({snapshot_id})")
     assert look(shop, "ledger-events")["ledger_gaps"]["kafka",] == 0
+
+
+def test_a_topic_of_announced_files_that_is_gone_is_a_gap_once_one_was_announced(environment: Settings) -> None:
+    topic = open_shop(environment, 1).file_notifications_topic
+    assert "ledger_gaps" not in look(environment, "ledger-files")  # nobody has announced anything yet
+    kafka.create_topic(environment, topic, 1)
+    kafka.send(environment, topic, [NOT_UTF8])
+    file_notifications.run(environment)
+    assert look(environment, "ledger-files")["ledger_gaps"] == {("files",): 0}
+    kafka.delete_topic(environment, topic)
+    wait_until(lambda: look(environment, "ledger-files")["ledger_gaps"] == {("files",): 1}, "no gap", 30)
+    kafka.create_topic(environment, topic, 1)
+    assert look(environment, "ledger-files")["ledger_gaps"] == {("files",): 0}
 
 
 def test_an_environment_that_was_not_made_has_no_rows_and_no_error(environment: Settings) -> None:
@@ -227,6 +276,19 @@ def test_a_server_that_is_away_or_never_answers_costs_its_own_facts_alone(shop: 
     assert "Airflow" in reports["dags"].error
     assert facts[COLLECTOR_ERRORS.name, ("ledger-events",)] == 1
     assert ("lakehouse_rows_published_total", (EVENTS,)) in facts
+
+
+def test_a_bucket_that_is_not_there_costs_its_own_facts_alone(stack: Settings) -> None:
+    broken = changed(stack, "s3", ads_bucket="not-there")
+    with Clients(broken) as clients:
+        watches = [Watch(collector) for collector in collectors(clients) if collector.name.startswith("bucket-")]
+        for watch in watches:
+            watch.look()
+    reports = [watch.report() for watch in watches]
+    assert len(reports) == 5
+    assert [report.collector for report in reports if not report.is_up] == ["bucket-not-there"]
+    counted = {fact.labels[0] for report in reports for fact in report.facts}
+    assert {stack.s3.warehouse_bucket, stack.s3.file_drop_bucket} <= counted
 
 
 def test_each_metric_is_of_the_catalogue_and_each_of_the_catalogue_is_told(shop: Settings) -> None:

@@ -349,6 +349,41 @@ def test_notifications_that_kafka_dropped_are_told_once_and_remembered(counter: 
     assert_settled_but(counter, MORNING + EVENING, "lost messages")
 
 
+def test_a_loss_is_a_gap_until_a_person_accepts_it_and_the_next_loss_is_one_again(
+    counter: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = counter.file_notifications_topic
+    morning = upload(counter, "morning.csv", MORNING)
+    send(counter, morning)
+    file_notifications.run(counter)
+    send(counter, morning)
+    kafka.delete_records(counter, topic)
+    assert said(counter, monkeypatch, "files", "accept-loss") == {"losses": [], "accepted": True}
+    with pytest.raises(DataLossError, match="accept-loss"):
+        file_notifications.run(counter)
+    assert_settled_but(counter, MORNING, "lost messages")
+
+    shown = said(counter, monkeypatch, "files", "accept-loss", "--dry-run")
+    (loss,) = shown["losses"]
+    assert (shown["accepted"], loss["topic"], loss["start_offset"], loss["end_offset"]) == (False, topic, 1, 2)
+    assert said(counter, monkeypatch, "files", "audit", code=1)["accepted_losses"] == []
+    assert said(counter, monkeypatch, "files", "accept-loss") == {"losses": [loss], "accepted": True}
+    assert said(counter, monkeypatch, "files", "accept-loss")["losses"] == []
+    audited = said(counter, monkeypatch, "files", "audit")
+    (accepted,) = audited["accepted_losses"]
+    assert (audited["gaps"], accepted | loss) == ([], accepted)
+
+    file_notifications.run(counter)
+    assert_settled(counter, MORNING)
+    send(counter, morning)
+    kafka.delete_records(counter, topic)
+    assert_settled_but(counter, MORNING, "lost messages")  # before a run notices
+    with pytest.raises(DataLossError, match="dropped 1 notifications"):
+        file_notifications.run(counter)
+    assert_settled_but(counter, MORNING, "lost messages")
+    assert len(said(counter, monkeypatch, "files", "audit", code=1)["accepted_losses"]) == 1
+
+
 def test_notifications_that_kafka_dropped_are_told_when_it_forgot_the_group_too(counter: Settings) -> None:
     topic = counter.file_notifications_topic
     send(counter, upload(counter, "morning.csv", MORNING))
@@ -388,7 +423,7 @@ def test_offsets_of_an_older_topic_are_forgotten_before_anything_is_read(shop: S
     (partition,) = [partition for partition, (_, end) in kafka.offsets(settings, topic).items() if end]
     kafka.commit(settings, topic, group, {partition: 1})
     shop.start("files", "run", failpoint="files-recorded:kill:1").dies()
-    assert kafka.committed(settings, topic, group) == {partition: 0}
+    assert kafka.committed(settings, topic, group) == {0: 0, 1: 0}
     file_notifications.run(settings)
     assert_settled(settings, MORNING)
 
@@ -403,8 +438,10 @@ def test_a_topic_that_was_made_anew_is_read_from_its_start(counter: Settings) ->
     topic = counter.file_notifications_topic
     send(counter, upload(counter, "morning.csv", MORNING))
     file_notifications.run(counter)
+    older = kafka.topic_id(counter, topic)
     kafka.delete_topic(counter, topic)
     wait_until(lambda: kafka.create_topic(counter, topic, 2), "the topic is not gone", 30)
+    wait_until(lambda: kafka.topic_id(counter, topic) != older, "Kafka tells of the older topic", 30)
     send(counter, upload(counter, "evening.csv", EVENING))
     assert file_notifications.run(counter).done == 1
     assert_settled(counter, MORNING + EVENING)

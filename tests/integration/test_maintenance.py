@@ -44,6 +44,7 @@ from lakehouse.tables import (
     Policy,
     TableSpec,
 )
+from tests.clusters import wait_for
 from tests.faults.harness import Shop, opened
 from tests.integration.replaying import environment_of
 from tests.shops import wait_until
@@ -195,16 +196,14 @@ def test_a_kill_amid_a_compaction_leaves_the_table_as_it_was_and_its_garbage_is_
     before, rows = lake.load(USER_ACTIONS), rows_of(storm, "events.user_actions")
     command = [LAKEHOUSE, "maintain", "apply", "--table", "events.user_actions"]
     process = subprocess.Popen(command, env=environment_of(storm), stderr=subprocess.PIPE, start_new_session=True)
-    running: list[str] = []
 
-    def is_running() -> bool:
+    def running() -> list[str] | None:
         assert process.poll() is None, process.stderr and process.stderr.read()
-        running[:] = compacting(storm)
-        return bool(running)
+        return compacting(storm) or None
 
-    wait_until(is_running, "no compaction started")
+    query_id, *_ = wait_for(running)  # looks more often than `wait_until`: it has to be ended before it commits
     os.killpg(process.pid, signal.SIGKILL)
-    run(storm, f"CALL system.runtime.kill_query('{running[0]}', 'its client is dead')")
+    run(storm, f"CALL system.runtime.kill_query('{query_id}', 'its client is dead')")
     process.communicate()
     wait_until(lambda: not compacting(storm), "the compaction outlives its end", 60)
 

@@ -200,9 +200,11 @@ def test_a_value_of_the_column_wins_over_the_unknown_field(stack: Settings) -> N
     expression = jinja2.Environment(autoescape=False).from_string(  # noqa: S701 - it makes SQL
         macro + "{{ promoted('color', 'color', 'varchar') }}"
     )
-    rows = """(values ('blue', '{"color":"red"}'), (null, '{"color":"red"}'), ('blue', null), (null, null))"""
+    red = '{"color":"red"}'
+    rows = f"(values (1, 'blue', '{red}'), (2, null, '{red}'), (3, 'blue', null), (4, null, null))"
     assert trino.query(
-        stack.trino_as("admin"), f"select {expression.render()} from {rows} as rows (color, unknown_fields)"
+        stack.trino_as("admin"),
+        f"select {expression.render()} from {rows} as rows (place, color, unknown_fields) order by place",
     ) == [
         ("blue",),
         ("red",),

@@ -281,6 +281,7 @@ def kill_build(settings: Settings, after_models: int) -> None:
             built += "OK created sql" in line
             if built == after_models:
                 os.killpg(process.pid, signal.SIGKILL)
+                break  # the pipe may hold more
     assert process.wait(60) == -signal.SIGKILL
     assert built == after_models
 

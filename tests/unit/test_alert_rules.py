@@ -116,6 +116,16 @@ def test_every_server_is_needed_by_some_alert() -> None:
     assert {need for alert in ALERTS for need in needs_of(alert)} == set(OF_SERVER.values())
 
 
+def test_what_tells_two_critical_alerts_of_one_name_apart_gives_each_a_message_of_its_own() -> None:
+    """PagerDuty wakes nobody for an alert that joins a message whose incident is open."""
+    (critical,) = filled()["route"]["routes"]
+    assert critical["matchers"] == ['severity="critical"']
+    fired = [one["exp_labels"] for alert in ALERTS for case in cases(alert["alert"]) for one in case]
+    apart = {name for labels in fired if labels["severity"] == "critical" for name in labels}
+    of_scrape = {"job", "instance"}  # the API and the exporter are one server each
+    assert {"alertname", *apart} - {"source"} - of_scrape == set(critical["group_by"])
+
+
 def needs_of(alert: Rule) -> list[str]:
     return alert["labels"].get("needs", "").split()
 

@@ -38,35 +38,51 @@ def test_a_run_goes_on_after_what_is_known_of_this_very_topic(
 
 @given(
     st.lists(
-        st.sampled_from(["send", "drop", "forget", "run", "killed early", "killed late", "made anew"]), max_size=20
+        st.tuples(
+            st.sampled_from(["send", "drop", "forget", "run", "killed early", "killed late", "made anew"]),
+            st.integers(0, 1),
+        ),
+        max_size=20,
     )
 )
-def test_every_message_is_read_or_known_to_be_lost_whatever_happens_in_between(happening: list[str]) -> None:
-    start = end = since = 0
+def test_every_message_is_read_or_known_to_be_lost_whatever_happens_in_between(
+    happening: list[tuple[str, int]],
+) -> None:
+    available, since = {0: (0, 0), 1: (0, 0)}, {0: 0, 1: 0}
     reached = dict[int, int]()
-    read, lost = set[int](), set[int]()
-    for what in [*happening, "run"]:
+    read, lost = set[tuple[int, int]](), set[tuple[int, int]]()
+    has_looked, is_sure = False, True
+    for what, one in [*happening, ("run", 0)]:
+        start, end = available[one]
         match what:
             case "send":
-                end += 2
+                available[one] = (start, end + 2)
             case "drop":
-                start = end
+                available[one] = (end, end)
             case "forget":
-                reached = {}
+                reached, has_looked, is_sure = {}, bool(read | lost), not read | lost
             case "made anew":
-                start = end = since = 0
+                available, since = {0: (0, 0), 1: (0, 0)}, {0: 0, 1: 0}
                 read, lost = set(), set()
+                has_looked, is_sure = False, not reached  # the group's offsets are of the older topic
             case _:
-                passed = {0: max(read | lost) + 1} if read | lost else {}
-                position = plan_offsets(passed, reached, {0: (start, end)})[0]
-                if not passed:
-                    since = start
-                if position < reached.get(0, 0):
-                    reached = {0: position}
-                lost |= set(range(position, start))
-                following = range(max(position, start), end)
+                known = read | lost
+                passed = {p: max(offset for at, offset in known if at == p) + 1 for p in {at for at, _ in known}}
+                position = plan_offsets(passed, reached, available)
+                if not has_looked:  # what is gone before the first look is no loss
+                    since, has_looked = {p: start for p, (start, _) in available.items()}, True
+                # As a run does before it reads.
+                reached |= {p: offset for p, offset in position.items() if offset < reached.get(p, offset + 1)}
+                lost |= {(p, offset) for p, (start, _) in available.items() for offset in range(position[p], start)}
+                following = [
+                    (p, offset)
+                    for p, (start, end) in available.items()
+                    for offset in range(max(position[p], start), end)
+                ]
                 read |= set(following[:1] if what == "killed early" else following)
                 if what == "run":
-                    reached = {0: end}
-    assert read | lost >= set(range(since, end))
+                    reached = {p: end for p, (_, end) in available.items()}
+    assert read | lost >= {(p, offset) for p, (_, end) in available.items() for offset in range(since[p], end)}
     assert not read & lost
+    if is_sure:
+        assert not {(p, offset) for p, offset in lost if offset < since[p]}

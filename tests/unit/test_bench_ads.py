@@ -1,12 +1,17 @@
 """The ad data's bench: the records it makes, and the figures and words it makes of what it measured."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bench import report, results
+from bench.ads import measure
 from bench.ads.measure import pages, rate, ratio
 from bench.ads.report import BARS, parts, ratios
 from lakehouse.ads.contract import decode_lines
-from lakehouse.settings import PROJECT_ROOT
+from lakehouse.settings import PROJECT_ROOT, get_settings
 
 STAMP: dict[str, Any] = {
     "measured_at": "2026-11-22T00:00:00Z",
@@ -70,3 +75,15 @@ def test_what_was_not_measured_is_not_told() -> None:
 def test_the_kept_results_hold_their_ratios() -> None:
     kept = results.load(file := PROJECT_ROOT / "bench" / "results" / "ads.json")
     assert not file.exists() or kept["ratios"] == ratios(kept)
+
+
+def test_the_peak_of_a_process_is_known_also_when_it_lies_between_two_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "lakehouse"
+    short = "held = b'x' * 200_000_000\ndel held\n"
+    program.write_text(f"#!{sys.executable}\nimport time\n{short}time.sleep(0.8)\nprint('{{}}')\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(measure, "LAKEHOUSE", str(program))
+    monkeypatch.setattr(measure, "_POLL_SECONDS", 0.7)
+    assert measure._peak(get_settings(), "archive") > 200_000_000

@@ -13,6 +13,7 @@ import yaml
 from compose.grafana import build, panels, rules
 from lakehouse.exporter.metrics import METRICS
 from lakehouse.settings import PROJECT_ROOT, Settings
+from tests.alerts import ALERTS
 
 PROVISIONING = PROJECT_ROOT / "compose" / "grafana" / "provisioning"
 LABELS = {metric.name: set(metric.labels) for metric in METRICS} | {
@@ -111,6 +112,7 @@ def test_what_an_alert_compares_with_is_read_from_its_rule() -> None:
         (["lakehouse_a > 0"], [(None, "green"), (1, "red")]),
         (["lakehouse_a == 1"], [(None, "text")]),
         (["lakehouse_of_another_panel > 5"], [(None, "text")]),
+        (["lakehouse_a > 5 or lakehouse_left_out > 3"], [(None, "green"), (5, "red")]),
     ],
 )
 def test_colours_begin_where_alerts_do(
@@ -122,9 +124,33 @@ def test_colours_begin_where_alerts_do(
     ]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": watched}]}))
     monkeypatch.setattr(rules, "RULES", tmp_path)
-    shown = panels.number("Title", "sum(lakehouse_a)", says="What it shows.", watched=["Bad"]).build()
+    expr = "sum(lakehouse_a unless lakehouse_left_out == 1)"
+    shown = panels.number("Title", expr, says="What it shows.", watched=["Bad"]).build()
     assert shown.description == "What it shows.\n\nRunbook: `a.md#bad`"
     assert [(step.value, step.color) for step in shown.field_config.defaults.thresholds.steps] == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "alert"),
+    [
+        ("dags", "Failed", "DagFailed"),
+        ("dags", "Late", "DagLate"),
+        ("dags", "Longest without success", "DagWithoutSuccess"),
+        ("tables", "Oldest archive", "ArchiveStale"),
+    ],
+)
+def test_a_number_that_an_alert_colours_leaves_out_what_the_alert_leaves_out(name: str, title: str, alert: str) -> None:
+    (panel,) = [panel for panel in panels_of(name) if panel["title"] == title]
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == alert]
+    left_out = "unless" + rule["expr"].split("unless")[1].split("or max by")[0]
+    assert "".join(left_out.split()) in "".join(panel["targets"][0]["expr"].split())
+
+
+def test_the_share_of_errors_is_that_of_its_alert() -> None:
+    (panel,) = [panel for panel in panels_of("api") if panel["title"] == "Errors of the server"]
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "DagControlErrors"]
+    rates = r"rate\(lakehouse_api_requests_total\{.*?\}\[\w+\]\)"
+    assert set(re.findall(rates, panel["targets"][0]["expr"])) == set(re.findall(rates, rule["expr"]))
 
 
 def test_every_alert_has_a_panel_that_shows_why_it_fires() -> None:

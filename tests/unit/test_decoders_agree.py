@@ -184,7 +184,7 @@ def batches(draw: st.DrawFn) -> list[tuple[bytes | None, int]]:
 @given(batches(), st.integers(0, 3))
 @example([(SAMPLE, KAFKA_MICROS), (SAMPLE.replace(b"view", "\u2003".encode()), KAFKA_MICROS)], 0)
 @example([(SAMPLE, KAFKA_MICROS), (SAMPLE.replace(b"view", b"\xff"), KAFKA_MICROS), (SAMPLE, KAFKA_MICROS)], 1)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_every_way_of_decoding_agrees_on_any_mix(messages: list[tuple[bytes | None, int]], start: int) -> None:
     for raw, kafka_micros in messages:
         assert decode(raw, kafka_micros) == decode_exactly(raw, kafka_micros)
@@ -192,7 +192,7 @@ def test_every_way_of_decoding_agrees_on_any_mix(messages: list[tuple[bytes | No
 
 
 @given(layouts(), anything, edits)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_both_decoders_agree_on_any_layout(layout: Any, content: Any, changes: list[tuple[int, int, bytes]]) -> None:
     raw = edited(written(layout, *content), changes)
     assert decode(raw, KAFKA_MICROS) == decode_exactly(raw, KAFKA_MICROS)

@@ -1,5 +1,6 @@
 """The image of the Spark job holds what the job imports, and the job says what it does."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from lakehouse import csv_drop
+from lakehouse.csv_drop import CsvResult, FilesRefusedError
 from lakehouse.errors import LakehouseError, TerminalError, TransientError
 from lakehouse.settings import PROJECT_ROOT
 from tests.images import IMAGES, copied, imported_by, installed, locked, packages_of
@@ -47,6 +49,21 @@ def test_the_job_tells_by_its_exit_code_whether_to_run_it_again(
         runpy.run_path(str(JOB), run_name="__main__")
     assert ended.value.code == error.exit_code
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_the_job_tells_what_it_brought_also_when_it_left_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(*_: object, **__: object) -> None:
+        raise FilesRefusedError("a file can't be read", CsvResult(published_rows=2))
+
+    monkeypatch.setattr(csv_drop, "run", leave)
+    monkeypatch.setattr(sys, "argv", [str(JOB)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOB), run_name="__main__")
+    assert ended.value.code == TerminalError.exit_code
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["published_rows"], told.err) == (2, "error: a file can't be read\n")
 
 
 def test_the_job_refuses_days_back_that_would_be_no_folder(

@@ -327,7 +327,7 @@ edits = st.lists(
 
 
 @given(edits)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_both_decoders_agree_on_mutated_messages(changes: list[tuple[int, int, bytes]]) -> None:
     raw = SAMPLE
     for place, length, token in changes:
@@ -343,14 +343,13 @@ timestamp_parts = st.sampled_from(
 @given(st.lists(timestamp_parts, max_size=4).map("".join) | st.text(alphabet="0123456789-+:.TtZz ", max_size=30))
 @example("2023-10-23T12:34:56.99.1234z")
 @example("2023-10-23T12:34:56.1234567z")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_looked_up_timestamps_equal_computed_ones(text: str) -> None:
     looked_up = events._timestamp_micros(text)
     assert looked_up is None or looked_up == events._timestamp_micros_exactly(text)
 
 
 @given(st.datetimes(datetime(2014, 1, 1), datetime(2023, 10, 24)), st.integers(-23 * 60, 23 * 60), st.booleans())  # noqa: DTZ001 - the zone is drawn beside it
-@settings(deadline=None)
 def test_every_offset_gives_the_moment_that_datetime_computes(moment: datetime, minutes: int, cut: bool) -> None:
     sign = "-" if minutes < 0 else "+"
     moment = moment.replace(microsecond=0) if cut else moment
@@ -360,7 +359,6 @@ def test_every_offset_gives_the_moment_that_datetime_computes(moment: datetime, 
 
 
 @given(st.text(min_size=1, max_size=60).filter(lambda text: not text.isspace() and min(text) > "\x1f"))
-@settings(deadline=None)
 def test_any_printable_text_arrives_unchanged(text: str) -> None:
     assert accepted(message(user_identifiers__id=text)).user_id == text
     assert accepted(json.dumps(json.loads(message(product_information__name=text)), ensure_ascii=False).encode()) == (
@@ -376,7 +374,6 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name not in json.loads(SAMPLE)), json_values, min_size=1))
-@settings(deadline=None)
 def test_unknown_fields_come_back_as_the_same_json(unknown: dict[str, Any]) -> None:
     event = accepted(json.dumps(json.loads(SAMPLE) | unknown).encode())
     assert json.loads(event.unknown_fields or "") == unknown

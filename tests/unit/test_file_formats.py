@@ -97,7 +97,7 @@ LINES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(LINES, max_size=20))
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_was_written_is_read_to_the_last_digit_in_every_format(form: Any, lines: list[Line]) -> None:
@@ -312,7 +312,7 @@ PIECES = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 MARKED = st.text(st.sampled_from('",; 2é\N{MOUSE}'), min_size=1, max_size=12).filter(lambda text: bool(text.strip()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(MARKED, MARKED, MARKED).map(lambda texts: Line(NOON, *texts)), max_size=5),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
@@ -333,7 +333,7 @@ SAID_OF_QUOTES = "a value with a quote is not in quotes, or a quote in it is not
 is_quoted_right = re.compile(r'(("([^"]|"")*"|[^",\r\n]*)[,\r\n])*("([^"]|"")*)?').fullmatch
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(st.sampled_from('"""",,\r\nAé'), max_size=14), PIECES)
 def test_quotes_that_the_rfc_does_not_allow_are_refused_and_no_others(text: str, pieces: list[int]) -> None:
     content = f"{','.join(NAMES)}\n{text}"
@@ -436,7 +436,7 @@ def test_parquet_of_other_types_or_with_nulls_is_set_aside(columns: dict[str, pa
     assert refused(as_parquet([Line()], **columns), "parquet")[0] == reason
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.binary(min_size=1, max_size=20))
 def test_a_damaged_parquet_file_is_set_aside_or_read_and_nothing_else(place: int, damage: bytes) -> None:
     content = bytearray(as_parquet([Line()] * 50))
@@ -451,7 +451,7 @@ def test_a_parquet_file_that_was_cut_off_is_unreadable(cut: int) -> None:
     assert refused(as_parquet([Line()])[:-cut], "parquet")[0] == "unreadable"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(FORMATS), st.binary(max_size=300))
 def test_bytes_of_any_kind_get_a_verdict(form: Any, content: bytes) -> None:
     with suppress(BadFileError):

@@ -27,7 +27,7 @@ from lakehouse.maintenance_plan import (
     plan,
     writes_to,
 )
-from lakehouse.tables import Policy
+from lakehouse.tables import IMPRESSIONS_ARCHIVE, USER_ACTIONS_ARCHIVE, Policy, TableSpec
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MIB = 1 << 20
@@ -156,6 +156,15 @@ def test_a_partition_too_large_for_a_statement_keeps_its_delete_files_and_a_note
     assert compactions(state) == []
     (note,) = notes(state, POLICY, NOW)
     assert note.startswith("event_date=2026-11-17 keeps 2 delete files: its 943.7 MB are more than one statement")
+
+
+@pytest.mark.parametrize("spec", [USER_ACTIONS_ARCHIVE, IMPRESSIONS_ARCHIVE], ids=lambda spec: spec.name)
+def test_a_file_of_an_archive_is_not_rewritten_even_when_rows_of_it_were_deleted(spec: TableSpec) -> None:
+    state = with_partitions(partition(0, large=1, delete_files=2))
+    assert kinds(plan(state, POLICY, NOW)) == ["compact"]
+    assert plan(state, spec.policy, NOW) == []
+    (note,) = notes(state, spec.policy, NOW)
+    assert note.startswith("event_date=2026-11-17 keeps 2 delete files: the files of this table stay as they were")
 
 
 @given(

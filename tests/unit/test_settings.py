@@ -138,6 +138,13 @@ def test_each_user_of_trino_has_a_password_of_its_own(monkeypatch: pytest.Monkey
     assert logins[0].url == "https://127.0.0.1:18080"
 
 
+def test_people_open_airflow_where_its_public_address_is_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_AIRFLOW__URL", "http://airflow.data.svc:8080/")
+    assert load_settings().airflow.pages_url == "http://airflow.data.svc:8080"
+    monkeypatch.setenv("LAKEHOUSE_AIRFLOW__PUBLIC_URL", "https://airflow.example.com/data/")
+    assert load_settings().airflow.pages_url == "https://airflow.example.com/data"
+
+
 def test_without_tls_no_password_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_TRINO__TLS", "false")
     monkeypatch.setenv("LAKEHOUSE_TRINO__HOST", "trino")

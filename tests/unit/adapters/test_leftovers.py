@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
 
 from lakehouse.adapters import leftovers
@@ -48,6 +49,17 @@ def test_a_tasks_own_process_counts_unless_another_one_has_got_its_number(starte
     pid, now = started["none"], datetime.now(UTC)
     assert found("dag", "run__2", {pid: now + timedelta(seconds=1)}) == [f"sh, pid {pid}"]
     assert found("dag", "run__2", {pid: now - timedelta(hours=1)}) == []
+
+
+def test_a_tasks_own_process_counts_though_its_environment_is_another_users(
+    started: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(process: psutil.Process) -> dict[str, str]:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "environ", denied)
+    pid, now = started["none"], datetime.now(UTC)
+    assert found("dag", "run__2", {pid: now + timedelta(seconds=1)}) == [f"sh, pid {pid}"]
 
 
 def test_a_spark_master_that_does_not_answer_leaves_it_open_what_is_gone() -> None:

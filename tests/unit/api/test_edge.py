@@ -1,10 +1,15 @@
 """What every request passes through, on an API whose Airflow is away."""
 
+import asyncio
+import http.server
 import json
 import logging
 import re
 import socket
+import threading
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +17,16 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from limits.storage import MemoryStorage
 
 from lakehouse import callers
+from lakehouse.api import access
 from lakehouse.api.app import make
 from lakehouse.api.audit_log import AuditLog
+from lakehouse.api.edge import KEPT_OF_STRANGERS
 from lakehouse.api.readiness import READY_SECONDS
 from lakehouse.callers import Callers
+from lakehouse.settings import AirflowSettings
 from tests.apis import JWT_SECRET, Api
 
 
@@ -29,6 +38,19 @@ def problem_of(answer: Any) -> str:
     assert document["status"] == answer.status_code
     assert document["request_id"] == answer.headers["x-request-id"]
     return document["type"].removeprefix("urn:lakehouse:problem:")
+
+
+def changed(api: Api, **changes: Any) -> TestClient:
+    """A client of that API with other settings."""
+    own = api.settings.api.model_copy(update=changes)
+    return TestClient(make(api.settings.model_copy(update={"api": own})))
+
+
+@pytest.fixture
+def silent() -> Iterator[AirflowSettings]:
+    """An Airflow that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield AirflowSettings.model_validate({"url": f"http://127.0.0.1:{server.getsockname()[1]}"})
 
 
 def audited(api: Api) -> list[dict[str, Any]]:
@@ -114,6 +136,20 @@ def test_a_body_that_does_not_fit_is_named_and_never_a_mistake_of_ours(
     assert answer.json().get("errors") or answer.json()["detail"] == "the body can't be read as JSON"
 
 
+def test_of_a_body_that_does_not_fit_in_thousands_of_places_the_first_are_told(client: TestClient, api: Api) -> None:
+    body = {f"x{number}": 1 for number in range(5000)}
+    answer = client.post("/dags/transform/runs", json=body, headers=api.key("admin"))
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 100)
+
+
+def test_who_is_unknown_hears_that_before_what_was_sent_is_looked_at(client: TestClient, api: Api) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in (b"{nope", b'{"confs": {}}'):
+        answer = client.post("/dags/transform/runs", content=body, headers=headers)
+        assert (answer.status_code, problem_of(answer)) == (401, "unauthenticated")
+    assert [line["problem"] for line in audited(api)] == ["unauthenticated"] * 2
+
+
 def test_a_body_is_bounded_whatever_length_it_announces(client: TestClient, api: Api) -> None:
     for content in (b"x" * 65_537, iter([b"x" * 40_000, b"x" * 40_000])):
         answer = client.post("/dags/transform/runs", content=content, headers=api.key("admin"))
@@ -121,8 +157,7 @@ def test_a_body_is_bounded_whatever_length_it_announces(client: TestClient, api:
 
 
 def test_too_many_requests_of_a_caller_wait_and_do_not_hold_up_another(api: Api) -> None:
-    few = api.settings.model_copy(update={"api": api.settings.api.model_copy(update={"requests_per_minute": 3})})
-    with TestClient(make(few)) as client:
+    with changed(api, requests_per_minute=3) as client:
         statuses = [client.get("/dags/~", headers=api.key("admin")).status_code for _ in range(4)]
         last = client.get("/dags/~", headers=api.key("admin"))
         other = client.get("/dags/~", headers=api.key("viewer"))
@@ -130,14 +165,97 @@ def test_too_many_requests_of_a_caller_wait_and_do_not_hold_up_another(api: Api)
     assert problem_of(last) == "too-many-requests"
     assert 1 <= int(last.headers["retry-after"]) <= 60
     assert other.status_code == 422
+    kept = [(line["caller"], line["status"]) for line in audited(api)]
+    assert kept == [*[("admin", 422)] * 3, ("admin", 429), ("viewer", 422)]  # the first refusal stands for the others
 
 
 def test_guessing_is_slowed_down_without_shutting_out_who_is_known(api: Api) -> None:
-    few = api.settings.model_copy(update={"api": api.settings.api.model_copy(update={"refused_logins_per_minute": 2})})
-    with TestClient(make(few)) as client:
+    with changed(api, refused_logins_per_minute=2) as client:
         assert [client.get("/dags", headers={"X-API-Key": "x"}).status_code for _ in range(4)] == [401, 401, 429, 429]
         assert client.get("/dags/~", headers=api.key("viewer")).status_code == 422
     assert [line["status"] for line in audited(api)] == [401, 401, 422]  # strangers can't fill the log
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::7", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::7", "2001:db8:1:3::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_all_addresses_that_one_stranger_may_have_are_counted_together(address: str, network: str) -> None:
+    assert access.network(address) == network
+
+
+def test_strangers_of_many_addresses_fill_neither_the_audit_log_nor_the_memory(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = list[MemoryStorage]()
+
+    def store() -> MemoryStorage:
+        stores.append(MemoryStorage())
+        return stores[-1]
+
+    monkeypatch.setattr(access, "MemoryStorage", store)
+    app = make(api.settings)
+    with TestClient(app):
+        for number in range(100):
+            assert TestClient(app, client=(f"192.0.2.{number}", 1)).get("/dags").status_code == 401
+        assert len(audited(api)) == KEPT_OF_STRANGERS.amount
+        later = time.time() + 121
+        monkeypatch.setattr(time, "time", lambda: later)
+        TestClient(app, client=("192.0.2.200", 1)).get("/dags")
+        until = time.monotonic() + 5  # they are forgotten in a thread of their own
+        while max(len(one.storage) for one in stores) > 1 and time.monotonic() < until:
+            time.sleep(0.05)
+    assert max(one.reset() or 0 for one in stores) == 1
+
+
+def test_a_caller_with_many_requests_at_once_holds_up_no_other(api: Api, silent: AirflowSettings) -> None:
+    slow = api.settings.api.model_copy(update={"request_timeout_seconds": 2})
+    settings = api.settings.model_copy(update={"api": slow, "airflow": silent})
+    with TestClient(make(settings)) as client, ThreadPoolExecutor(51) as threads:
+
+        def ask(name: str) -> Any:
+            return client.get("/dags", headers=api.key(name))
+
+        asked = [threads.submit(ask, name) for name in ("viewer",) * 25 + ("admin",) * 25]
+        begun = time.monotonic()
+        while sum(one.done() for one in asked) < 10 and time.monotonic() < begun + 2:
+            time.sleep(0.01)
+        refused = [one.result() for one in asked if one.done()]
+        # All threads wait for Airflow now, and who needs none is answered.
+        assert client.get("/dags/~", headers=api.key("operator")).status_code == 422
+        assert client.get("/healthz").status_code == 200
+        assert not all(one.done() for one in asked)
+        late = threads.submit(ask, "operator")
+        answers = Counter(one.result().status_code for one in asked)
+        assert late.result().status_code == 503
+        assert time.monotonic() - begun < 3.5  # waiting for a thread counts
+    assert answers == {503: 40, 429: 10}
+    assert {(problem_of(one), one.headers["retry-after"]) for one in refused} == {("too-many-requests", "5")}
+
+
+def test_readiness_is_looked_at_while_all_threads_are_taken(
+    api: Api, silent: AirflowSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.api.readiness.READY_SECONDS", 0.2)
+    slow = api.settings.api.model_copy(update={"request_timeout_seconds": 2})
+    settings = api.settings.model_copy(update={"api": slow, "airflow": silent})
+    with TestClient(make(settings)) as client, ThreadPoolExecutor(50) as threads:
+        asked = [
+            threads.submit(client.get, "/dags", headers=api.key(name))
+            for name in ("viewer",) * 20 + ("admin",) * 20 + ("operator",) * 5
+        ]
+        time.sleep(0.5)
+        begun = time.monotonic()
+        assert client.get("/readyz").status_code == 503
+        assert time.monotonic() - begun < 1
+        assert not any(one.done() for one in asked)
 
 
 def test_the_callers_file_is_read_anew_when_it_changes(client: TestClient, api: Api) -> None:
@@ -166,16 +284,60 @@ def test_a_callers_file_below_no_folder_is_the_servers_fault_too(api: Api, tmp_p
             assert (answer.status_code, problem_of(answer)) == (503, "not-ready")
 
 
-def test_airflow_is_not_asked_for_each_look_at_readiness_also_while_it_is_away(
-    api: Api,
+@pytest.mark.parametrize("place", ["callers_file", "audit_file"])
+def test_without_its_callers_or_its_audit_log_no_request_should_come(
+    api: Api, tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
-        airflow = api.settings.airflow.model_copy(update={"url": f"http://127.0.0.1:{silent.getsockname()[1]}"})
+    (tmp_path / "file").touch()
+    missing = {"callers_file": tmp_path / "none.json", "audit_file": tmp_path / "file" / "audit.jsonl"}[place]
+    with changed(api, **{place: missing}) as client:
+        answer = client.get("/readyz")
+    assert (answer.status_code, problem_of(answer)) == (503, "not-ready")
+    assert {"callers_file": "callers is missing", "audit_file": "audit log can't"}[place] in answer.json()["detail"]
+    assert str(tmp_path) not in answer.text
+    assert (str(tmp_path) in caplog.text) is (place == "audit_file")
+
+
+class Wary(http.server.BaseHTTPRequestHandler):
+    """An Airflow that is healthy and lets nobody in."""
+
+    def answer(self) -> None:
+        is_look = self.path.endswith("/monitor/health")
+        parts = {part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "triggerer", "dag_processor")}
+        body = json.dumps(parts if is_look else {"detail": "Invalid credentials"}).encode()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200 if is_look else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = answer  # noqa: N815 - as http.server calls them
+
+    def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pass
+
+
+def test_while_airflow_refuses_our_login_no_request_should_come(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wary) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        airflow = AirflowSettings.model_validate({"url": f"http://127.0.0.1:{server.server_address[1]}"})
         with TestClient(make(api.settings.model_copy(update={"airflow": airflow}))) as client:
-            begun = time.monotonic()
-            with ThreadPoolExecutor(20) as threads:
-                answers = list(threads.map(lambda _: client.get("/readyz"), range(20)))
-            assert time.monotonic() - begun < 2 * READY_SECONDS
+            answer = client.get("/readyz")
+        server.shutdown()
+    assert (answer.status_code, problem_of(answer)) == (503, "not-ready")
+    assert "Airflow does not let us in" in answer.json()["detail"]
+    assert "LAKEHOUSE_AIRFLOW__PASSWORD" in caplog.text
+
+
+def test_airflow_is_not_asked_for_each_look_at_readiness_also_while_it_is_away(
+    api: Api, silent: AirflowSettings
+) -> None:
+    with TestClient(make(api.settings.model_copy(update={"airflow": silent}))) as client:
+        begun = time.monotonic()
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda _: client.get("/readyz"), range(20)))
+        assert time.monotonic() - begun < 2 * READY_SECONDS
     assert [problem_of(answer) for answer in answers] == ["not-ready"] * 20
 
 
@@ -217,6 +379,54 @@ def test_a_request_id_begins_with_the_callers_if_that_is_a_plain_word_and_comes_
     assert first.startswith(f"{given}-") is kept
     assert re.fullmatch(r"([A-Za-z0-9_-]{1,64}-)?[0-9a-f]{16}", first)
     assert first != second
+
+
+Send = Callable[[Any], Awaitable[None]]
+
+
+def test_an_answer_that_nobody_takes_is_given_up_and_holds_up_nobody_meanwhile(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    patience = api.settings.api.model_copy(update={"request_timeout_seconds": 0.5})
+    app: Any = make(api.settings.model_copy(update={"api": patience}))
+
+    async def never(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    def get(path: str, send: Send, headers: dict[str, str]) -> Awaitable[None]:
+        whole = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            return whole.pop() if whole else await never(None)
+
+        told = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "http_version": "1.1", "method": "GET", "path": path}
+        return app({**scope, "query_string": b"", "headers": told, "client": ("192.0.2.1", 1)}, receive, send)
+
+    async def race() -> tuple[float, list[int]]:
+        statuses = list[int]()
+
+        async def take(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        begun = time.monotonic()
+        untaken = [
+            asyncio.ensure_future(get(path, never, headers))
+            for path, headers in (("/static-offline-docs/redoc.standalone.js", {}), ("/dags/~", api.key("viewer")))
+            for _ in range(110)
+        ]
+        await asyncio.sleep(0.2)
+        for name in ("viewer", "admin"):
+            await get("/dags/~", take, api.key(name))
+        assert not any(one.done() for one in untaken)
+        await asyncio.wait_for(asyncio.gather(*untaken), 10)
+        return time.monotonic() - begun, statuses
+
+    with TestClient(app):
+        seconds, statuses = asyncio.run(race())
+    assert (seconds < 5, statuses) == (True, [422, 422])
+    assert caplog.text.count("its answer was not taken in time") == 220
+    assert "Traceback" not in caplog.text
 
 
 def test_every_answer_is_safe_in_a_browser_and_pages_load_nothing_from_elsewhere(client: TestClient) -> None:

@@ -25,4 +25,5 @@ def test_the_image_is_built_in_stages_and_runs_as_nobody_with_a_health_check() -
     assert "USER 65534:65534" in final
     assert "HEALTHCHECK" in final
     assert "uv" not in final.replace("uvicorn", "")
+    assert "LAKEHOUSE_API__SEES_PROCESSES=false" in final  # it has process ids of its own
     assert 'ENTRYPOINT ["python", "-m", "lakehouse.api"]' in final

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lakehouse.api import problems
 from lakehouse.api.places import Places
 from lakehouse.api.problems import ProblemError
 
@@ -24,3 +25,10 @@ def test_a_place_is_given_back_after_a_mistake_too() -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), places.taken():
             _ = 1 / 0
+
+
+def test_a_refusal_says_whose_fault_it_is_and_when_to_ask_again() -> None:
+    for kind in (problems.NOT_READY, problems.TOO_MANY_REQUESTS):
+        with pytest.raises(ProblemError) as refused, Places(0, "of them are here", kind).taken():
+            pass
+        assert (refused.value.kind, refused.value.headers) == (kind, {"Retry-After": "5"})

@@ -83,10 +83,21 @@ def test_every_status_of_a_problem_is_documented_where_it_can_occur(schema: dict
     assert {"200", "201"} <= schema["paths"]["/dags/{dag_id}/runs"]["post"]["responses"].keys()
 
 
+def test_every_header_that_tells_something_is_documented(schema: dict[str, Any]) -> None:
+    for _, path, operation in operations(schema):
+        headers = {status: set(answer["headers"]) for status, answer in operation["responses"].items()}
+        assert [status for status, names in headers.items() if "X-Request-ID" not in names] == []
+        assert "Retry-After" in headers["503"]
+        if path not in OPEN:
+            assert ("WWW-Authenticate" in headers["401"], "Retry-After" in headers["429"]) == (True, True)
+    run = schema["paths"]["/dags/{dag_id}/runs"]["post"]["responses"]
+    assert {status for status, answer in run.items() if "Location" in answer["headers"]} == {"200", "201"}
+
+
 def test_every_problem_is_told_in_the_schema_and_on_the_page(schema: dict[str, Any]) -> None:
     text = str(schema)
     known = {kind.name for kind in problems.KINDS}
-    assert len(known) == len(problems.KINDS) == 16
+    assert len(known) == len(problems.KINDS) == 17
     assert [name for name in known - {"method-not-allowed"} if f"{problems.TYPE_PREFIX}{name}" not in text] == []
     rows = {name: int(status) for status, name in re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", PAGE, re.MULTILINE)}
     assert rows == {kind.name: kind.status for kind in problems.KINDS}

@@ -12,7 +12,7 @@ import pytest
 
 from lakehouse.exporter.clients import Clients
 from lakehouse.exporter.looks import Fact
-from lakehouse.exporter.metrics import SERVER_UP
+from lakehouse.exporter.metrics import SERVER_LATENCY_SECONDS, SERVER_UP
 from lakehouse.exporter.servers import airflow, server
 from lakehouse.settings import AirflowSettings, CatalogSettings, Settings, TrinoSettings
 from tests.stacks import free_url
@@ -51,11 +51,15 @@ def answering(answers: Mapping[str, Any]) -> Generator[int]:
             listening.shutdown()
 
 
-def up_of_airflow(health: object) -> dict[str, float]:
+def facts_of_airflow(health: object) -> list[Fact]:
     with answering({"/api/v2/monitor/health": health}) as port:
         settings = Settings(airflow=AirflowSettings(url=f"http://127.0.0.1:{port}"))
         with Clients(settings) as clients:
-            return {fact.labels[0]: fact.value for fact in airflow(clients) if fact.metric is SERVER_UP}
+            return list(airflow(clients))
+
+
+def up_of_airflow(health: object) -> dict[str, float]:
+    return {fact.labels[0]: fact.value for fact in facts_of_airflow(health) if fact.metric is SERVER_UP}
 
 
 @pytest.mark.parametrize(("is_starting", "is_up"), [(True, 0), (False, 1)])
@@ -99,6 +103,12 @@ def test_a_part_of_airflow_without_a_heartbeat_is_down_though_the_api_server_ans
 ) -> None:
     up = up_of_airflow({one: {"status": "healthy"} for one in PARTS} | {part: {"status": status}})
     assert [server for server, value in up.items() if not value] == [PARTS[part]]
+
+
+@pytest.mark.parametrize(("status", "count"), [("healthy", 1), ("unhealthy", 0)])
+def test_a_latency_is_told_of_an_airflow_that_answers_well(status: str, count: int) -> None:
+    health = {part: {"status": "healthy"} for part in PARTS} | {"metadatabase": {"status": status}}
+    assert [fact.metric for fact in facts_of_airflow(health)].count(SERVER_LATENCY_SECONDS) == count
 
 
 def test_an_airflow_that_does_not_answer_is_down_and_says_nothing_of_its_parts() -> None:

@@ -24,6 +24,7 @@ from lakehouse.settings import Settings
 from lakehouse.stack import artifacts, install, maven
 from lakehouse.stack.artifacts import JAR_PARTS, LOCKS
 from lakehouse.stack.maven import Jar, read_lock
+from tests.stacks import has_ended
 
 ONE, OTHER = b"one" * 1000, b"other" * 1000
 LOCK = f"""\
@@ -277,14 +278,6 @@ def install_elsewhere(settings: Settings) -> subprocess.Popen[str]:
     }
     program = textwrap.dedent(INSTALL.format(locks=str(artifacts.LOCKS)))
     return subprocess.Popen([sys.executable, "-c", program], env=environment, text=True)
-
-
-def has_ended(process: psutil.Process) -> bool:
-    """Say whether a process does nothing any more; one whose parent died may stay a zombie for a while."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import psutil
 import pytest
@@ -234,16 +235,24 @@ def test_the_first_error_stops_the_others_and_is_raised_when_they_have_ended() -
     assert ended == ["waits"]
 
 
-def test_ctrl_c_does_not_wait_for_the_threads() -> None:
-    abandoned, released = threading.Event(), threading.Event()
+def test_ctrl_c_does_not_wait_for_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandoned, released, awaited = threading.Event(), threading.Event(), threading.Event()
+
+    class Outcomes(SimpleQueue[BaseException | None]):
+        def get(self, block: bool = True, timeout: float | None = None) -> BaseException | None:
+            awaited.set()
+            return super().get(block, timeout)
 
     def interrupt() -> None:
+        assert awaited.wait(10)
+        time.sleep(0.3)  # so that the call does wait by now, or is about to
         os.kill(os.getpid(), signal.SIGINT)
+        released.wait(60)
 
-    threading.Timer(0.3, interrupt).start()
+    monkeypatch.setattr(local, "SimpleQueue", Outcomes)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        local._side_by_side([lambda: (released.wait(60), None)[1]], abandoned)
+        local._side_by_side([interrupt], abandoned)
     assert time.monotonic() - began < 10
     assert abandoned.is_set()
     released.set()
