@@ -134,6 +134,7 @@ Ask = Callable[..., httpx.Response]
 
 
 def test_it_shows_the_dags_and_what_their_runs_can_be_given(admin: Ask, client: httpx.Client, api: Api) -> None:
+    wait_until(lambda: client.get("/readyz").status_code == 200, "the server to be ready", WAIT_SECONDS)
     assert admin("GET", "/readyz").json() == {"status": "ready"}
     listed = {dag["dag_id"] for dag in admin("GET", "/dags").json()["dags"]}
     assert listed >= {"ingest_user_actions", "transform", DAG}
@@ -318,11 +319,11 @@ def master_page(directory: Path) -> str:
 
 
 def test_it_drains_on_sigterm_and_has_written_no_file(api: Api) -> None:
-    with serving(api, LAKEHOUSE_API__DRAIN_SECONDS="1.5") as server:
+    with serving(api, LAKEHOUSE_API__DRAIN_SECONDS="10") as server:
         client = server.client
         run = client.post(f"/dags/{DAG}/runs", json=HARMLESS, headers=api.key("admin")).headers["location"]
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: client.get("/readyz").status_code == 503, "the server to say that it ends", 1)
+        wait_until(lambda: client.get("/readyz").status_code == 503, "the server to say that it ends", 5)
         assert client.get("/healthz").status_code == 200  # and still it answers
         forced = client.delete(run, params={"force": True}, headers=api.key("admin"))
         assert forced.status_code in {204, 409}  # 409 if its task was at work, for it waits no longer
