@@ -1,5 +1,6 @@
 """An API in this process, whose Airflow is away."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from lakehouse.settings import AirflowSettings, Settings
 from tests.apis import Api, api_of
 
 NOBODY = AirflowSettings.model_validate({"url": "http://127.0.0.1:1"})
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_heard(caplog: pytest.LogCaptureFixture) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Whatever the level of the root logger: Airflow, once a test of the DAGs has imported it, makes that `ERROR`."""
+    caplog.set_level(logging.WARNING, "lakehouse.api")
 
 
 @pytest.fixture
