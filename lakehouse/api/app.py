@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from itertools import islice
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
@@ -117,9 +116,8 @@ def _log(request: Request, error: LakehouseError) -> None:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # A path's part is looked at by its route and by who guards it, so it may be told twice.
-    errors = islice(error.errors(), problems.MOST_FAULTS)
-    wrong = dict.fromkeys((".".join(map(str, one["loc"])), one["msg"]) for one in errors)
-    faults = [Fault(place=place, message=message) for place, message in wrong]
+    wrong = dict.fromkeys((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
+    faults = (Fault(place=place, message=message) for place, message in wrong)
     return problem_response(request.scope, ProblemError(problems.INVALID, errors=faults))
 
 

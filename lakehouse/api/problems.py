@@ -15,7 +15,7 @@ from lakehouse.errors import LakehouseError, ServerUnavailableError
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:lakehouse:problem:"
 SCHEMA: Final = "Problem"
-MOST_FAULTS: Final = 100
+_MOST_FAULTS: Final = 100
 """Told of one request; a small body can hold tens of thousands."""
 REQUEST_ID: Final = "X-Request-ID"
 
@@ -136,7 +136,7 @@ class ProblemError(Exception):
     Args:
         kind: of the catalogue.
         detail: what happened this time; never a secret, and nothing that the caller may not know.
-        errors: the places of the request that do not fit; the first ones are kept.
+        errors: the places of the request that do not fit; no more are asked for than the first ones, which are kept.
         headers: to add to the answer.
     """
 
@@ -146,7 +146,7 @@ class ProblemError(Exception):
         super().__init__(f"{kind.name}: {detail}")
         self.kind = kind
         self.detail = detail or kind.example
-        self.errors = list(islice(errors, MOST_FAULTS))
+        self.errors = list(islice(errors, _MOST_FAULTS))
         self.headers = dict(headers or {})
         if kind.retry_seconds is not None:
             self.headers.setdefault("Retry-After", str(kind.retry_seconds))

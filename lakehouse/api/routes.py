@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from itertools import islice
+from itertools import chain
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
@@ -149,8 +149,8 @@ def run_dag(
     given = wanted.conf
     airflow = _airflow_in_time(request)
     wrong = conf.faults(given, airflow.dag(dag_id).params or {}, request.app.state.spark_masters)
-    if told := list(islice(wrong, problems.MOST_FAULTS)):
-        raise ProblemError(problems.INVALID, errors=told)
+    if first := next(wrong, None):
+        raise ProblemError(problems.INVALID, errors=chain([first], wrong))
     if idempotency_key is None:
         run_id = f"api__{secrets.token_hex(16)}"
     else:

@@ -387,7 +387,7 @@ Send = Callable[[Any], Awaitable[None]]
 def test_an_answer_that_nobody_takes_is_given_up_and_holds_up_nobody_meanwhile(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patience = api.settings.api.model_copy(update={"request_timeout_seconds": 0.5})
+    patience = api.settings.api.model_copy(update={"request_timeout_seconds": 2})
     app: Any = make(api.settings.model_copy(update={"api": patience}))
 
     async def never(_: Any) -> None:
